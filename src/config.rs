@@ -1,0 +1,507 @@
+//! Every option: its name, type, default, limit, and what happens at the limit.
+//!
+//! Options are strings, so that a new one is no new symbol and no new layout, and every
+//! language, file and environment has it at once. A value is checked when it is set.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use crate::id::SHARDS_MAX;
+use crate::protocol::handshake::{Origins, Rules};
+use crate::protocol::{Dialect, Versions};
+
+/// What the embedder has set, as text and as values.
+#[derive(Clone, Debug)]
+pub struct Config {
+    texts: BTreeMap<&'static str, String>,
+    settings: Settings,
+}
+
+/// The values of all options.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listen: Vec<ListenAddress>,
+    /// 0 stands for one per core.
+    pub threads: usize,
+    pub rules: Rules,
+    pub message_bytes_max: usize,
+    pub send: SendLimits,
+    pub timeouts: Timeouts,
+}
+
+#[derive(Clone, Debug)]
+pub struct SendLimits {
+    pub high_water_bytes: usize,
+    pub low_water_bytes: usize,
+    pub limit_bytes: usize,
+    pub full: WhenFull,
+}
+
+/// What becomes of a connection whose outbox holds `send.limit`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhenFull {
+    Close,
+    Drop,
+}
+
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    pub handshake: Duration,
+    pub close: Duration,
+    pub write_stall: Duration,
+    /// `None`: never.
+    pub idle: Option<Duration>,
+    pub ping_interval: Option<Duration>,
+    pub ping_timeout: Option<Duration>,
+}
+
+/// Where to listen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListenAddress {
+    /// As the embedder wrote it.
+    pub text: String,
+    pub address: SocketAddr,
+    /// IPv4 as well, through the same IPv6 socket: an address without a host.
+    pub dual_stack: bool,
+}
+
+/// One row of the option table.
+pub struct OptionSpec {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub default: &'static str,
+    pub help: &'static str,
+    set: fn(&mut Settings, &str) -> Result<(), String>,
+}
+
+/// A key or value that was refused; the text says what to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigError(pub String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    pub fn new() -> Self {
+        let mut settings = Settings {
+            listen: Vec::new(),
+            threads: 1,
+            rules: Rules {
+                versions: Versions::NONE,
+                protocols: Vec::new(),
+                origins: Origins::Any,
+                head_bytes_max: 0,
+            },
+            message_bytes_max: 0,
+            send: SendLimits { high_water_bytes: 0, low_water_bytes: 0, limit_bytes: 0, full: WhenFull::Close },
+            timeouts: Timeouts {
+                handshake: Duration::ZERO,
+                close: Duration::ZERO,
+                write_stall: Duration::ZERO,
+                idle: None,
+                ping_interval: None,
+                ping_timeout: None,
+            },
+        };
+        for option in &OPTIONS {
+            (option.set)(&mut settings, option.default).expect("a default is a good value, as a test shows");
+        }
+        Self { texts: BTreeMap::new(), settings }
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Sets one option. `listen` adds an address; its empty value takes all back.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
+        let option = find(key)?;
+        let value = value.trim();
+        (option.set)(&mut self.settings, value)
+            .map_err(|why| ConfigError(format!("{key} = {value}: {why}")))?;
+        let text = self.texts.entry(option.name).or_default();
+        if option.name == "listen" && !value.is_empty() && !text.is_empty() {
+            text.push_str(", ");
+            text.push_str(value);
+        } else {
+            *text = value.to_string();
+        }
+        Ok(())
+    }
+
+    /// The value as it was set, or the default.
+    pub fn get(&self, key: &str) -> Result<&str, ConfigError> {
+        let option = find(key)?;
+        Ok(self.texts.get(option.name).map_or(option.default, String::as_str))
+    }
+
+    /// Sets options from lines of `key = value`; `#` begins a comment line. Lines before a bad
+    /// one stay set.
+    pub fn load(&mut self, text: &str) -> Result<(), ConfigError> {
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let at_line = |why: String| ConfigError(format!("line {}: {why}", index + 1));
+            let (key, value) =
+                line.split_once('=').ok_or_else(|| at_line("expected \"key = value\"".to_string()))?;
+            self.set(key.trim(), value).map_err(|error| at_line(error.0))?;
+        }
+        Ok(())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
+    OPTIONS.iter().find(|option| option.name == key).ok_or_else(|| {
+        let nearest = OPTIONS
+            .iter()
+            .max_by(|a, b| {
+                let likeness = |option: &OptionSpec| strsim::jaro_winkler(option.name, key);
+                likeness(a).total_cmp(&likeness(b))
+            })
+            .expect("the table has rows");
+        let shown: String = key.chars().take(60).collect();
+        ConfigError(format!("unknown option \"{shown}\"; the nearest is \"{}\"", nearest.name))
+    })
+}
+
+/// The option table, in the order of the README.
+pub static OPTIONS: [OptionSpec; 17] = [
+    OptionSpec {
+        name: "listen",
+        kind: "address, may repeat",
+        default: "",
+        help: "Where to listen: :8080 (every interface, IPv4 and IPv6), 127.0.0.1:0 (any free port), [::1]:8080. \
+               Setting it again adds an address; an empty value takes all back.",
+        set: |settings, value| {
+            if value.is_empty() {
+                settings.listen.clear();
+            } else {
+                settings.listen.push(value.parse()?);
+            }
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "threads",
+        kind: "number",
+        default: "1",
+        help: "Shards, each a thread with connections of its own. With 1 no two callbacks ever run at once; \
+               0 is one per core.",
+        set: |settings, value| {
+            let threads = value.parse().map_err(|_| format!("expected a number up to {SHARDS_MAX}"))?;
+            if threads > SHARDS_MAX {
+                return Err(format!("at most {SHARDS_MAX}"));
+            }
+            settings.threads = threads;
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "versions",
+        kind: "list",
+        default: "13, 8, 7, hixie76, hixie75",
+        help: "Protocol versions to speak. Others get 426 and the list.",
+        set: |settings, value| {
+            let mut versions = Versions::NONE;
+            for name in list(value) {
+                versions = versions.with(match &name[..] {
+                    "13" => Dialect::Rfc6455,
+                    "8" => Dialect::HyBi08,
+                    "7" => Dialect::HyBi07,
+                    "hixie76" => Dialect::Hixie76,
+                    "hixie75" => Dialect::Hixie75,
+                    _ => return Err("expected some of 13, 8, 7, hixie76, hixie75".to_string()),
+                });
+            }
+            if versions == Versions::NONE {
+                return Err("name at least one of 13, 8, 7, hixie76, hixie75".to_string());
+            }
+            settings.rules.versions = versions;
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "protocols",
+        kind: "list",
+        default: "",
+        help: "Subprotocols in order of preference; the first that a client offers is chosen. Without one in \
+               common the connection has none.",
+        set: |settings, value| {
+            let protocols = list(value);
+            if !protocols.iter().all(|name| name.bytes().all(crate::protocol::http::is_token_byte)) {
+                return Err("a subprotocol may only hold letters, digits and !#$%&'*+-.^_`|~".to_string());
+            }
+            settings.rules.protocols = protocols;
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "origins",
+        kind: "list",
+        default: "any",
+        help: "Pages that may connect: https://a.example, a.example (any scheme and port), *.b.example, null; or \
+               any. Others get 403. A request without Origin is no browser's and passes.",
+        set: |settings, value| {
+            let origins = list(value);
+            settings.rules.origins = match &origins[..] {
+                [] => return Err("expected origins, or any".to_string()),
+                [any] if any == "any" => Origins::Any,
+                _ => Origins::Listed(origins),
+            };
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "max.message",
+        kind: "size",
+        default: "16m",
+        help: "Longest message from a peer, over all its fragments. Over it: close code 1009.",
+        set: |settings, value| Ok(settings.message_bytes_max = size(value)?),
+    },
+    OptionSpec {
+        name: "max.handshake",
+        kind: "size",
+        default: "16k",
+        help: "Longest request head. Over it: HTTP status 431.",
+        set: |settings, value| Ok(settings.rules.head_bytes_max = at_least(256, size(value)?)?),
+    },
+    OptionSpec {
+        name: "send.high_water",
+        kind: "size",
+        default: "64k",
+        help: "A connection with more than this queued answers FDX_HIGH_WATER; DRAIN follows below \
+               send.low_water.",
+        set: |settings, value| Ok(settings.send.high_water_bytes = size(value)?),
+    },
+    OptionSpec {
+        name: "send.low_water",
+        kind: "size",
+        default: "16k",
+        help: "DRAIN comes when no more than this is queued, after FDX_HIGH_WATER or FDX_E_FULL.",
+        set: |settings, value| Ok(settings.send.low_water_bytes = size(value)?),
+    },
+    OptionSpec {
+        name: "send.limit",
+        kind: "size",
+        default: "16m",
+        help: "Most bytes queued for one connection. Over it: FDX_E_FULL, nothing is queued, and send.full \
+               decides. A single message over it is FDX_E_TOO_BIG.",
+        set: |settings, value| Ok(settings.send.limit_bytes = at_least(1024, size(value)?)?),
+    },
+    OptionSpec {
+        name: "send.full",
+        kind: "close | drop",
+        default: "close",
+        help: "At send.limit: close the connection at once (FDX_CLOSED_BY_LIMIT), or drop the message and keep \
+               it.",
+        set: |settings, value| {
+            settings.send.full = match value {
+                "close" => WhenFull::Close,
+                "drop" => WhenFull::Drop,
+                _ => return Err("expected close or drop".to_string()),
+            };
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "timeout.handshake",
+        kind: "time",
+        default: "10s",
+        help: "From accepting the TCP connection to its opening, the embedder's decision included. Over it: \
+               HTTP status 408.",
+        set: |settings, value| Ok(settings.timeouts.handshake = more_than_zero(time(value)?)?),
+    },
+    OptionSpec {
+        name: "timeout.idle",
+        kind: "time",
+        default: "0",
+        help: "Close (1001) when no message came or went for so long; pings do not count. 0: never.",
+        set: |settings, value| Ok(settings.timeouts.idle = not_zero(time(value)?)),
+    },
+    OptionSpec {
+        name: "timeout.close",
+        kind: "time",
+        default: "5s",
+        help: "From the begin of a close to the end of the TCP connection. Over it: it is cut.",
+        set: |settings, value| Ok(settings.timeouts.close = more_than_zero(time(value)?)?),
+    },
+    OptionSpec {
+        name: "timeout.write_stall",
+        kind: "time",
+        default: "30s",
+        help: "A peer with bytes queued that takes less than send.low_water in this time is cut \
+               (FDX_CLOSED_BY_TIMEOUT).",
+        set: |settings, value| Ok(settings.timeouts.write_stall = more_than_zero(time(value)?)?),
+    },
+    OptionSpec {
+        name: "ping.interval",
+        kind: "time",
+        default: "30s",
+        help: "A Ping of ours goes out so often. 0: never. Hixie has no pings.",
+        set: |settings, value| Ok(settings.timeouts.ping_interval = not_zero(time(value)?)),
+    },
+    OptionSpec {
+        name: "ping.timeout",
+        kind: "time",
+        default: "20s",
+        help: "A peer that sends nothing for so long after our Ping is cut (FDX_CLOSED_BY_TIMEOUT). 0: never.",
+        set: |settings, value| Ok(settings.timeouts.ping_timeout = not_zero(time(value)?)),
+    },
+];
+
+fn list(value: &str) -> Vec<String> {
+    value.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
+}
+
+/// `65536`, `64k`, `16m`, `1g`.
+fn size(value: &str) -> Result<usize, String> {
+    let wrong = || "expected a size like 65536, 64k, 16m or 1g".to_string();
+    let (digits, unit) = value.split_at(value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len()));
+    let unit = match unit.trim() {
+        "" => 1,
+        "k" | "K" => 1 << 10,
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    digits.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
+}
+
+/// `0`, `500us`, `250ms`, `10s`, `5m`, `1h`.
+fn time(value: &str) -> Result<Duration, String> {
+    let wrong = || "expected a time like 500us, 250ms, 10s, 5m or 1h".to_string();
+    let (digits, unit) = value.split_at(value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len()));
+    let micros = match unit.trim() {
+        "us" => 1,
+        "ms" => 1_000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
+        "" if value == "0" => 0,
+        _ => return Err(wrong()),
+    };
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(micros)).ok_or_else(wrong)?;
+    Ok(Duration::from_micros(number))
+}
+
+fn not_zero(time: Duration) -> Option<Duration> {
+    Some(time).filter(|time| !time.is_zero())
+}
+
+fn more_than_zero(time: Duration) -> Result<Duration, String> {
+    not_zero(time).ok_or_else(|| "must be more than 0".to_string())
+}
+
+fn at_least(bytes_min: usize, bytes: usize) -> Result<usize, String> {
+    if bytes < bytes_min { Err(format!("must be at least {bytes_min}")) } else { Ok(bytes) }
+}
+
+impl std::str::FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        for (scheme, what) in [("unix:", "Unix sockets"), ("fd:", "inherited descriptors")] {
+            if text.starts_with(scheme) {
+                return Err(format!("{what} are not in this version"));
+            }
+        }
+        if let Some((_, parameters)) = text.split_once('?') {
+            return Err(format!("unknown parameter \"{parameters}\""));
+        }
+        if let Some(port) = text.strip_prefix(':') {
+            let port = port.parse().map_err(|_| "expected a port after the colon".to_string())?;
+            let address = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+            return Ok(Self { text: text.to_string(), address, dual_stack: true });
+        }
+        let address = text
+            .to_socket_addrs()
+            .map_err(|_| "expected an address like :8080, 127.0.0.1:8080 or [::1]:8080".to_string())?
+            .next()
+            .ok_or_else(|| "this name has no address".to_string())?;
+        Ok(Self { text: text.to_string(), address, dual_stack: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_good_value_and_is_what_get_returns() {
+        let mut config = Config::new();
+        for option in &OPTIONS {
+            assert_eq!(config.get(option.name).unwrap(), option.default);
+            config.set(option.name, option.default).unwrap();
+            assert_eq!(config.get(option.name).unwrap(), option.default);
+        }
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused_with_the_nearest_known_one() {
+        let error = Config::new().set("max.mesage", "1").unwrap_err();
+        assert_eq!(error.0, "unknown option \"max.mesage\"; the nearest is \"max.message\"");
+        assert!(Config::new().set("timeout_idle", "1").unwrap_err().0.ends_with("\"timeout.idle\""));
+    }
+
+    #[test]
+    fn sizes_and_times_take_units_and_nothing_else() {
+        assert_eq!(size("64k"), Ok(65536));
+        assert_eq!(size("1g"), Ok(1 << 30));
+        assert_eq!(time("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(time("0"), Ok(Duration::ZERO));
+        for bad in ["", "k", "-1", "1.5m", "1kb", "99999999999999999999", "18014398509481984k"] {
+            assert!(size(bad).is_err(), "{bad:?}");
+        }
+        for bad in ["", "10", "s", "1d", "-1s", "18446744073709551615h"] {
+            assert!(time(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_says_what_would_be_good_and_changes_nothing() {
+        let mut config = Config::new();
+        let error = config.set("max.message", "lots").unwrap_err();
+        assert_eq!(error.0, "max.message = lots: expected a size like 65536, 64k, 16m or 1g");
+        assert_eq!(config.settings().message_bytes_max, 16 << 20);
+        assert_eq!(config.get("max.message").unwrap(), "16m");
+    }
+
+    #[test]
+    fn listen_adds_addresses_and_an_empty_value_takes_them_back() {
+        let mut config = Config::new();
+        config.set("listen", "127.0.0.1:0").unwrap();
+        config.set("listen", "[::1]:8080").unwrap();
+        assert_eq!(config.get("listen").unwrap(), "127.0.0.1:0, [::1]:8080");
+        assert_eq!(config.settings().listen.len(), 2);
+        config.set("listen", ":9990").unwrap();
+        assert!(config.settings().listen[2].dual_stack);
+        for bad in ["9990", "1.2.3.4", "[::1]", ":port", "127.0.0.1:70000", "unix:/run/x", "127.0.0.1:1?tls=1"] {
+            assert!(config.set("listen", bad).is_err(), "{bad:?}");
+        }
+        config.set("listen", "").unwrap();
+        assert!(config.settings().listen.is_empty());
+    }
+
+    #[test]
+    fn a_loaded_text_names_the_line_it_stumbles_over() {
+        let mut config = Config::new();
+        config.load("# limits\n\nmax.message = 1m\n  threads=2\n").unwrap();
+        assert_eq!((config.settings().message_bytes_max, config.settings().threads), (1 << 20, 2));
+        assert_eq!(config.load("threads = 1\nthreads").unwrap_err().0, "line 2: expected \"key = value\"");
+    }
+}

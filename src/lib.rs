@@ -1,0 +1,6 @@
+//! fullduplex: a WebSocket server that every language can load.
+#![deny(unsafe_code)]
+pub mod buffer;
+pub mod config;
+pub mod id;
+pub mod protocol;

@@ -1,0 +1,275 @@
+//! From a request to a conversation: which dialect, which subprotocol, and may this origin?
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha1::{Digest, Sha1};
+
+use super::hixie;
+use super::http::{Refusal, Request};
+use super::{Dialect, Versions};
+
+/// What the server's options say about handshakes.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub versions: Versions,
+    /// In the server's order of preference.
+    pub protocols: Vec<String>,
+    pub origins: Origins,
+    pub head_bytes_max: usize,
+}
+
+/// What a handshake agreed on so far, before the embedder had its say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    pub dialect: Dialect,
+    pub keys: Option<hixie::Keys>,
+}
+
+/// Finds the dialect and checks everything the dialect demands of the request.
+pub fn negotiate(request: &Request, rules: &Rules) -> Result<Offer, Refusal> {
+    if !request.is_upgrade() {
+        return Err(Refusal::NotUpgrade);
+    }
+    if request.method() != b"GET" {
+        return Err(Refusal::NotGet);
+    }
+    // Proxies and old libraries send `keep-alive, Upgrade`; any place in the list will do.
+    if !request.has_token("connection", "upgrade") {
+        return Err(Refusal::ConnectionHeader);
+    }
+    let offer = match request.sole("sec-websocket-version")? {
+        Some(index) => hybi(request, request.value(index))?,
+        None => old(request)?,
+    };
+    if !rules.versions.contains(offer.dialect) {
+        return Err(Refusal::UnknownVersion);
+    }
+    if !rules.origins.allow(origin_of(request, offer.dialect)?) {
+        return Err(Refusal::Origin);
+    }
+    Ok(offer)
+}
+
+fn hybi(request: &Request, version: &[u8]) -> Result<Offer, Refusal> {
+    let dialect = match version {
+        b"13" => Dialect::Rfc6455,
+        b"8" => Dialect::HyBi08,
+        b"7" => Dialect::HyBi07,
+        _ => return Err(Refusal::UnknownVersion),
+    };
+    let key = request.sole("sec-websocket-key")?.map(|index| request.value(index)).ok_or(Refusal::Key)?;
+    let nonce = BASE64_STANDARD.decode(key).map_err(|_| Refusal::Key)?;
+    // "a base64-encoded … value that, when decoded, is 16 bytes in length" (RFC 6455, 4.2.1).
+    // Below version 13 a client in wide use sent 15.
+    if dialect == Dialect::Rfc6455 && nonce.len() != 16 {
+        return Err(Refusal::Key);
+    }
+    if request.header("content-length").is_some_and(|len| len.iter().any(|&digit| digit != b'0')) {
+        return Err(Refusal::Malformed("a handshake has no body"));
+    }
+    Ok(Offer { dialect, keys: None })
+}
+
+/// A handshake without a version: by its keys Hixie-76, without any Hixie-75.
+fn old(request: &Request) -> Result<Offer, Refusal> {
+    let has = |name| request.header(name).is_some();
+    if has("sec-websocket-key") {
+        // A draft between 76 and 7 that no browser shipped, or a broken 13.
+        return Err(Refusal::UnknownVersion);
+    }
+    if has("sec-websocket-key1") || has("sec-websocket-key2") {
+        // `Content-Length: 8` names the same eight bytes, not a body beside them.
+        if request.header("content-length").is_some_and(|len| len != b"8") {
+            return Err(Refusal::Malformed("the body of a draft-76 handshake has 8 bytes"));
+        }
+        return Ok(Offer { dialect: Dialect::Hixie76, keys: Some(hixie::Keys::of(request)?) });
+    }
+    Ok(Offer { dialect: Dialect::Hixie75, keys: None })
+}
+
+fn origin_of(request: &Request, dialect: Dialect) -> Result<Option<&[u8]>, Refusal> {
+    let origin = request.sole("origin")?;
+    let hybi_origin = match dialect {
+        Dialect::HyBi08 | Dialect::HyBi07 => request.sole("sec-websocket-origin")?,
+        _ => None,
+    };
+    // A page can't set either header itself, so both would be the browser's word; but a rule
+    // must hold for whichever is there.
+    Ok(hybi_origin.or(origin).map(|index| request.value(index)))
+}
+
+/// The subprotocol for this request: the first of the server's that the client offers.
+pub fn choose_protocol(request: &Request, dialect: Dialect, rules: &Rules) -> Option<String> {
+    let ours = rules.protocols.iter().find(|protocol| offers_protocol(request, dialect, protocol));
+    match dialect {
+        // WebKit fails the connection unless the one protocol it asked for comes back, so a
+        // server without a list of its own agrees to any.
+        Dialect::Hixie75 | Dialect::Hixie76 if rules.protocols.is_empty() => {
+            let asked = request.header(protocol_header(dialect)).filter(|asked| !asked.is_empty())?;
+            Some(String::from_utf8(asked.to_vec()).ok()?)
+        }
+        _ => ours.cloned(),
+    }
+}
+
+/// Did the client ask for this subprotocol? An answer with another one fails in browsers.
+pub fn offers_protocol(request: &Request, dialect: Dialect, protocol: &str) -> bool {
+    match dialect {
+        // One name, not a list: it may hold commas and blanks.
+        Dialect::Hixie75 | Dialect::Hixie76 => {
+            request.header(protocol_header(dialect)) == Some(protocol.as_bytes())
+        }
+        _ => request.list(protocol_header(dialect)).any(|offered| offered == protocol.as_bytes()),
+    }
+}
+
+fn protocol_header(dialect: Dialect) -> &'static str {
+    if dialect == Dialect::Hixie75 { "websocket-protocol" } else { "sec-websocket-protocol" }
+}
+
+/// The head of the answer that opens the conversation. `headers` are the embedder's lines,
+/// already checked.
+pub fn response_head(
+    request: &Request,
+    dialect: Dialect,
+    protocol: Option<&str>,
+    headers: &str,
+    secure: bool,
+) -> Vec<u8> {
+    let mut head = match dialect {
+        Dialect::Hixie75 | Dialect::Hixie76 => {
+            hixie::response_head(dialect, request, protocol.map(str::as_bytes), secure)
+        }
+        _ => {
+            let key = request.header("sec-websocket-key").unwrap_or_default();
+            let mut head = Vec::with_capacity(192);
+            head.extend_from_slice(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+            );
+            head.extend_from_slice(accept_value(key).as_bytes());
+            head.extend_from_slice(b"\r\n");
+            if let Some(protocol) = protocol {
+                head.extend_from_slice(b"Sec-WebSocket-Protocol: ");
+                head.extend_from_slice(protocol.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
+            head
+        }
+    };
+    head.extend_from_slice(headers.as_bytes());
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// "concatenated with the string …, taking the SHA-1 hash of this …, and base64-encoding"
+/// (RFC 6455, 4.2.2)
+fn accept_value(key: &[u8]) -> String {
+    let mut sha1 = Sha1::new();
+    sha1.update(key);
+    sha1.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    BASE64_STANDARD.encode(sha1.finalize())
+}
+
+/// Headers of the answer that only the server may write.
+pub const OWN_HEADERS: [&str; 12] = [
+    "Upgrade",
+    "Connection",
+    "Content-Length",
+    "Transfer-Encoding",
+    "Sec-WebSocket-Accept",
+    "Sec-WebSocket-Protocol",
+    "Sec-WebSocket-Extensions",
+    "Sec-WebSocket-Origin",
+    "Sec-WebSocket-Location",
+    "WebSocket-Origin",
+    "WebSocket-Location",
+    "WebSocket-Protocol",
+];
+
+/// Which pages may connect. Only browsers send an origin, and only for them it is a defence:
+/// a request without one passes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    Any,
+    /// `https://a.example`, `a.example` (any scheme and port), `*.a.example`, `null`.
+    Listed(Vec<String>),
+}
+
+impl Origins {
+    fn allow(&self, origin: Option<&[u8]>) -> bool {
+        let (Self::Listed(patterns), Some(origin)) = (self, origin) else { return true };
+        let Ok(origin) = std::str::from_utf8(origin) else { return false };
+        let origin = origin.to_ascii_lowercase();
+        patterns.iter().any(|pattern| {
+            let pattern = pattern.to_ascii_lowercase();
+            let (scheme, host) = origin.split_once("://").unwrap_or(("", &origin));
+            let wanted = match pattern.split_once("://") {
+                Some((wanted_scheme, _)) if wanted_scheme != scheme => return false,
+                Some((_, wanted)) => wanted,
+                None => &pattern[..],
+            };
+            let has_scheme = pattern.contains("://");
+            // Without a scheme in the pattern its port, too, is left open.
+            let host = if has_scheme || wanted.contains(':') { host } else { without_port(host) };
+            match wanted.strip_prefix("*.") {
+                Some(domain) => {
+                    let host = if domain.contains(':') { host } else { without_port(host) };
+                    host.strip_suffix(domain).is_some_and(|sub| sub.len() > 1 && sub.ends_with('.'))
+                }
+                None => host == wanted,
+            }
+        })
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_key_of_the_rfc_gets_the_answer_of_the_rfc() {
+        assert_eq!(accept_value(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn origins_are_compared_whole() {
+        let origins = Origins::Listed(
+            ["https://a.example", "*.b.example", "c.example", "https://d.example:8443"].map(String::from).to_vec(),
+        );
+        let allow = |origin: &str| origins.allow(Some(origin.as_bytes()));
+        for allowed in [
+            "https://a.example",
+            "HTTPS://A.EXAMPLE",
+            "https://x.b.example",
+            "http://x.y.b.example:81",
+            "http://c.example:8080",
+            "https://d.example:8443",
+        ] {
+            assert!(allow(allowed), "{allowed}");
+        }
+        for refused in [
+            "http://a.example",
+            "https://a.example:8443",
+            "https://a.example.evil",
+            "https://evil-a.example",
+            "https://b.example",
+            "https://evilb.example",
+            "https://.b.example",
+            "https://x.c.example",
+            "https://d.example",
+            "null",
+            "",
+        ] {
+            assert!(!allow(refused), "{refused}");
+        }
+        assert!(origins.allow(None), "not a browser");
+        assert!(Origins::Any.allow(Some(b"null")));
+    }
+}

@@ -1,0 +1,561 @@
+//! Requests and plain answers: the HTTP/1.1 around a handshake (RFC 9112).
+//!
+//! httparse reads the head; what it lets pass and a WebSocket server must not (bare line
+//! feeds, folded lines, two `Host`) is refused here, while the bytes arrive.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use percent_encoding::percent_decode;
+
+/// A request head on its way in.
+#[derive(Default)]
+pub struct RequestReader {
+    head: Vec<u8>,
+    /// Bytes of the line in arrival, without its end.
+    line_len: usize,
+    lines: usize,
+    after_cr: bool,
+}
+
+impl RequestReader {
+    /// Takes bytes up to the end of the head: the request and how many bytes it took, or
+    /// `None` when all were taken and more must come.
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        head_bytes_max: usize,
+    ) -> Result<Option<(Request, usize)>, Refusal> {
+        for (index, &byte) in bytes.iter().enumerate() {
+            if self.head.len() + index >= head_bytes_max {
+                return Err(Refusal::HeadTooBig);
+            }
+            if self.takes_last(byte)? {
+                self.head.extend_from_slice(&bytes[..=index]);
+                return Ok(Some((Request::parse(std::mem::take(&mut self.head))?, index + 1)));
+            }
+        }
+        self.head.extend_from_slice(bytes);
+        Ok(None)
+    }
+
+    /// Is this byte the last of the head?
+    fn takes_last(&mut self, byte: u8) -> Result<bool, Refusal> {
+        if self.after_cr != (byte == b'\n') {
+            return Err(Refusal::Malformed("lines must end with CR LF"));
+        }
+        match byte {
+            b'\r' => self.after_cr = true,
+            b'\n' => {
+                self.after_cr = false;
+                if self.line_len == 0 && self.lines > 0 {
+                    return Ok(true);
+                }
+                // "a server … SHOULD ignore at least one empty line (CRLF) received prior to
+                // the request-line" (RFC 9112, 2.2): an empty line does not count.
+                self.lines += usize::from(self.line_len > 0);
+                self.line_len = 0;
+            }
+            b' ' | b'\t' if self.line_len == 0 => return Err(Refusal::Malformed("folded header line")),
+            0..=0x08 | 0x0B..=0x1F | 0x7F => return Err(Refusal::Malformed("control character in the head")),
+            first if self.line_len == 0 && self.lines == 0 && !first.is_ascii_alphabetic() => {
+                return Err(Refusal::Malformed("not an HTTP request"));
+            }
+            _ => self.line_len += 1,
+        }
+        Ok(false)
+    }
+}
+
+/// A request, with its head kept as it came: old dialects answer with its own bytes.
+pub struct Request {
+    head: Vec<u8>,
+    method: Range<usize>,
+    target: Range<usize>,
+    path: Range<usize>,
+    query: Range<usize>,
+    headers: Vec<HeaderLine>,
+}
+
+struct HeaderLine {
+    name: Range<usize>,
+    value: Range<usize>,
+}
+
+impl Request {
+    fn parse(head: Vec<u8>) -> Result<Request, Refusal> {
+        let mut lines = [httparse::EMPTY_HEADER; HEADER_LINES_MAX];
+        let mut parsed = httparse::Request::new(&mut lines);
+        match parsed.parse(&head) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooBig),
+            Err(httparse::Error::Version) => return Err(Refusal::HttpVersion),
+            Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::Malformed("not an HTTP request")),
+        }
+        if parsed.version != Some(1) {
+            return Err(Refusal::HttpVersion);
+        }
+        let place = |part: &[u8]| {
+            let start = part.as_ptr() as usize - head.as_ptr() as usize;
+            start..start + part.len()
+        };
+        let method = place(parsed.method.unwrap_or_default().as_bytes());
+        let target = place(parsed.path.unwrap_or_default().as_bytes());
+        let headers = parsed
+            .headers
+            .iter()
+            .map(|line| HeaderLine { name: place(line.name.as_bytes()), value: place(line.value) })
+            .collect();
+        let (path, query) = split_target(&head, target.clone())?;
+        let request = Request { method, target, path, query, headers, head };
+        request.check_framing()?;
+        Ok(request)
+    }
+
+    /// What could make two readers of one stream see two different requests.
+    fn check_framing(&self) -> Result<(), Refusal> {
+        match self.sole("host")? {
+            Some(_) => {}
+            None => return Err(Refusal::Malformed("Host missing")),
+        }
+        let length = self.sole("content-length")?.map(|index| self.value(index));
+        if length.is_some_and(|length| length.is_empty() || !length.iter().all(u8::is_ascii_digit)) {
+            return Err(Refusal::Malformed("Content-Length is no number"));
+        }
+        if self.header("transfer-encoding").is_some() {
+            if length.is_some() {
+                return Err(Refusal::Malformed("Content-Length beside Transfer-Encoding"));
+            }
+            if self.is_upgrade() {
+                return Err(Refusal::Malformed("Transfer-Encoding in a handshake"));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn method(&self) -> &[u8] {
+        &self.head[self.method.clone()]
+    }
+
+    /// The request target as it came, with its query.
+    pub fn target(&self) -> &[u8] {
+        &self.head[self.target.clone()]
+    }
+
+    /// The path as it came (still percent-encoded).
+    pub fn path(&self) -> &str {
+        std::str::from_utf8(&self.head[self.path.clone()]).unwrap_or("/")
+    }
+
+    pub fn query(&self) -> &[u8] {
+        &self.head[self.query.clone()]
+    }
+
+    /// Does it ask for a WebSocket, of whatever dialect?
+    pub fn is_upgrade(&self) -> bool {
+        self.has_token("upgrade", "websocket")
+    }
+
+    /// The first header line of that name.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.indexes(name).next().map(|index| self.value(index))
+    }
+
+    /// The only header line of that name; two are refused.
+    pub fn sole(&self, name: &'static str) -> Result<Option<usize>, Refusal> {
+        let mut indexes = self.indexes(name);
+        let index = indexes.next();
+        if indexes.next().is_some() { Err(Refusal::Repeated(name)) } else { Ok(index) }
+    }
+
+    pub fn value(&self, index: usize) -> &[u8] {
+        &self.head[self.headers[index].value.clone()]
+    }
+
+    /// A value with all blanks but the one after the colon: in a draft-76 key they count.
+    pub fn raw_value(&self, index: usize) -> &[u8] {
+        let line = &self.head[self.headers[index].name.end + 1..];
+        let end = memchr::memchr(b'\r', line).unwrap_or(line.len());
+        let value = &line[..end];
+        value.strip_prefix(b" ").unwrap_or(value)
+    }
+
+    /// The elements of a comma-separated list, over all lines of that name.
+    pub fn list<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r [u8]> {
+        self.indexes(name)
+            .flat_map(|index| self.value(index).split(|&byte| byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|element| !element.is_empty())
+    }
+
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    /// All header lines as `Name: value`, each ended by CR LF.
+    pub fn header_lines(&self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for line in &self.headers {
+            lines.extend_from_slice(&self.head[line.name.clone()]);
+            lines.extend_from_slice(b": ");
+            lines.extend_from_slice(&self.head[line.value.clone()]);
+            lines.extend_from_slice(b"\r\n");
+        }
+        lines
+    }
+
+    /// A part of the request by name: `:method`, `:path`, `:query`, `:version`, `?key` of the
+    /// query, `;name` of a cookie, or a header (several lines joined with a comma).
+    pub fn get(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        match name.as_bytes() {
+            b":method" => Some(Cow::Borrowed(self.method())),
+            b":path" => Some(Cow::Borrowed(self.path().as_bytes())),
+            b":query" => Some(Cow::Borrowed(self.query())),
+            b":version" => Some(Cow::Borrowed(b"HTTP/1.1")),
+            [b'?', key @ ..] => form_urlencoded::parse(self.query())
+                .find(|(found, _)| found.as_bytes() == key)
+                .map(|(_, value)| Cow::Owned(value.into_owned().into_bytes())),
+            [b';', cookie @ ..] => self
+                .indexes("cookie")
+                .flat_map(|index| self.value(index).split(|&byte| byte == b';'))
+                .filter_map(|pair| {
+                    let equals = memchr::memchr(b'=', pair)?;
+                    Some((pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii()))
+                })
+                .find(|(found, _)| *found == cookie)
+                .map(|(_, value)| Cow::Borrowed(value)),
+            _ => {
+                let mut values = self.indexes(name).map(|index| self.value(index));
+                let first = values.next()?;
+                Some(values.fold(Cow::Borrowed(first), |joined, value| {
+                    Cow::Owned([&joined[..], b", ", value].concat())
+                }))
+            }
+        }
+    }
+
+    fn indexes<'r>(&'r self, name: &'r str) -> impl Iterator<Item = usize> + 'r {
+        (0..self.headers.len()).filter(move |&index| {
+            self.head[self.headers[index].name.clone()].eq_ignore_ascii_case(name.as_bytes())
+        })
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", String::from_utf8_lossy(self.method()), String::from_utf8_lossy(self.target()))
+    }
+}
+
+/// Path and query of a target: `/path?query`, or with scheme and authority before it, which
+/// "a server MUST accept" (RFC 9112, 3.2.2).
+fn split_target(head: &[u8], target: Range<usize>) -> Result<(Range<usize>, Range<usize>), Refusal> {
+    let bytes = &head[target.clone()];
+    let path_start = if bytes.first() == Some(&b'/') {
+        target.start
+    } else {
+        let authority = memchr::memmem::find(bytes, b"://").ok_or(Refusal::Malformed("no path"))? + 3;
+        match memchr::memchr(b'/', &bytes[authority..]) {
+            Some(slash) => target.start + authority + slash,
+            None => return Err(Refusal::Malformed("no path")),
+        }
+    };
+    if !head[target.clone()].is_ascii() {
+        return Err(Refusal::Malformed("path is not ASCII"));
+    }
+    Ok(match memchr::memchr(b'?', &head[path_start..target.end]) {
+        Some(mark) => (path_start..path_start + mark, path_start + mark + 1..target.end),
+        None => (path_start..target.end, target.end..target.end),
+    })
+}
+
+/// Decodes `%41` and the like; what is no UTF-8 then is replaced.
+pub fn percent_decoded(text: &str) -> String {
+    percent_decode(text.as_bytes()).decode_utf8_lossy().into_owned()
+}
+
+/// The request can't become a WebSocket. Each knows its HTTP status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    Malformed(&'static str),
+    HttpVersion,
+    HeadTooBig,
+    Repeated(&'static str),
+    /// A WebSocket handshake "MUST be a GET" (RFC 6455, 4.1)
+    NotGet,
+    /// No handshake and nothing to answer it: the client is told what would be.
+    NotUpgrade,
+    /// `Connection` without the token `Upgrade`.
+    ConnectionHeader,
+    Key,
+    HixieKey,
+    UnknownVersion,
+    Origin,
+    NotFound,
+    TimedOut,
+    Stopping,
+    TooManyConnections,
+}
+
+impl Refusal {
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Malformed(_) | Self::Repeated(_) | Self::ConnectionHeader | Self::Key | Self::HixieKey => 400,
+            Self::Origin => 403,
+            Self::NotFound => 404,
+            Self::NotGet => 405,
+            Self::TimedOut => 408,
+            Self::NotUpgrade | Self::UnknownVersion => 426,
+            Self::HeadTooBig => 431,
+            Self::Stopping | Self::TooManyConnections => 503,
+            Self::HttpVersion => 505,
+        }
+    }
+
+    /// The whole answer. `versions` is the list for `Sec-WebSocket-Version`.
+    pub fn response(&self, versions: &str) -> Vec<u8> {
+        let extra = match self {
+            Self::NotGet => "Allow: GET\r\n".to_string(),
+            // "include a |Sec-WebSocket-Version| header field indicating the versions the
+            // server is willing to use" (RFC 6455, 4.2.2); 426 "MUST send an Upgrade header"
+            // (RFC 9110, 15.5.22).
+            Self::NotUpgrade | Self::UnknownVersion => {
+                format!("Upgrade: websocket\r\nSec-WebSocket-Version: {versions}\r\n")
+            }
+            _ => String::new(),
+        };
+        let headers = format!("{extra}Content-Type: text/plain; charset=utf-8\r\n");
+        let connection = if extra.starts_with("Upgrade") { "Upgrade, close" } else { "close" };
+        response(self.status(), &headers, connection, format!("{self}\n").as_bytes(), true)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(what) => f.write_str(what),
+            Self::HttpVersion => f.write_str("HTTP/1.1 is needed"),
+            Self::HeadTooBig => f.write_str("the request head is too big"),
+            Self::Repeated(name) => write!(f, "more than one {name}"),
+            Self::NotGet => f.write_str("a WebSocket handshake must be a GET"),
+            Self::NotUpgrade => f.write_str("this is a WebSocket server"),
+            Self::ConnectionHeader => f.write_str("Connection must contain Upgrade"),
+            Self::Key => f.write_str("Sec-WebSocket-Key must be 16 bytes in base64"),
+            Self::HixieKey => f.write_str("Sec-WebSocket-Key1 or -Key2 is missing or wrong"),
+            Self::UnknownVersion => f.write_str("this version of the protocol is not served"),
+            Self::Origin => f.write_str("this origin is not allowed"),
+            Self::NotFound => f.write_str("nothing is here"),
+            Self::TimedOut => f.write_str("the handshake took too long"),
+            Self::Stopping => f.write_str("the server is stopping"),
+            Self::TooManyConnections => f.write_str("the server is full"),
+        }
+    }
+}
+
+/// A whole answer with its length. `headers` are lines ended by CR LF, checked by
+/// [`check_header_lines`] when they are the embedder's. HEAD gets no body.
+pub fn response(status: u16, headers: &str, connection: &str, body: &[u8], with_body: bool) -> Vec<u8> {
+    let mut answer = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status)).into_bytes();
+    answer.extend_from_slice(headers.as_bytes());
+    answer.extend_from_slice(format!("Connection: {connection}\r\n").as_bytes());
+    // "A server MUST NOT send a Content-Length header field in any response with a status
+    // code of 1xx (Informational) or 204 (No Content)." (RFC 9110, 8.6)
+    if status != 204 {
+        answer.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+    }
+    answer.extend_from_slice(b"\r\n");
+    if with_body && status != 204 && status != 304 {
+        answer.extend_from_slice(body);
+    }
+    answer
+}
+
+/// Are these whole lines of `Name: value`, with nothing that could start another answer, and
+/// nothing that is ours to say?
+pub fn check_header_lines(lines: &str, ours: &[&str]) -> Result<(), &'static str> {
+    let mut rest = lines;
+    while !rest.is_empty() {
+        let (line, after) = rest.split_once("\r\n").ok_or("each header line must end with CR LF")?;
+        rest = after;
+        let (name, value) = line.split_once(':').ok_or("each header line must be \"Name: value\"")?;
+        if name.is_empty() || !name.bytes().all(is_token_byte) {
+            return Err("a header name may only hold letters, digits and !#$%&'*+-.^_`|~");
+        }
+        if value.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control()) {
+            return Err("a header value must not hold control characters");
+        }
+        if ours.iter().any(|own| own.eq_ignore_ascii_case(name)) {
+            return Err("this header is set by the server itself");
+        }
+    }
+    Ok(())
+}
+
+/// `tchar` of RFC 9110, 5.6.2.
+pub fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        422 => "Unprocessable Content",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        // "a client MUST … treat an unrecognized status code as being equivalent to the x00
+        // status code of that class", and the phrase may be empty (RFC 9110, 15).
+        _ => "",
+    }
+}
+
+/// More lines than any browser sends, with room for proxies.
+const HEADER_LINES_MAX: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8], step: usize) -> Result<Option<(Request, usize)>, Refusal> {
+        let mut reader = RequestReader::default();
+        let mut taken = 0;
+        for piece in bytes.chunks(step) {
+            if let Some((request, len)) = reader.receive(piece, 16 * 1024)? {
+                return Ok(Some((request, taken + len)));
+            }
+            taken += piece.len();
+        }
+        Ok(None)
+    }
+
+    fn request(lines: &str) -> Result<Request, Refusal> {
+        let head = format!("{lines}\r\n\r\n");
+        let whole = read(head.as_bytes(), head.len()).map(|found| found.expect("whole").0);
+        let split = read(head.as_bytes(), 1).map(|found| found.expect("whole").0);
+        assert_eq!(whole.as_ref().err(), split.as_ref().err(), "one byte at a time");
+        whole
+    }
+
+    #[test]
+    fn a_head_ends_where_it_ends_and_the_rest_is_left() {
+        let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n^n:ds[4U";
+        for step in 1..bytes.len() {
+            let (_, taken) = read(bytes, step).unwrap().expect("whole");
+            assert_eq!(taken, bytes.len() - 8);
+        }
+    }
+
+    #[test]
+    fn what_two_servers_could_read_differently_is_refused() {
+        for lines in [
+            "GET / HTTP/1.1\nHost: a",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: b\rc",
+            "GET / HTTP/1.1\r\nHost : a",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: \0",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a",
+            "GET / HTTP/1.1",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 4",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +4",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked",
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked",
+            "GET nowhere HTTP/1.1\r\nHost: a",
+            "\x16\x03\x01\x02\x00\x01",
+        ] {
+            assert_eq!(request(lines).map(|_| ()).map_err(|refusal| refusal.status()), Err(400), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_old_http_version_is_refused_with_505() {
+        assert_eq!(request("GET / HTTP/1.0\r\nHost: a").unwrap_err(), Refusal::HttpVersion);
+        assert_eq!(request("GET / HTTP/2.0\r\nHost: a").unwrap_err(), Refusal::HttpVersion);
+    }
+
+    #[test]
+    fn a_head_over_the_limit_is_refused_at_the_limit() {
+        let mut reader = RequestReader::default();
+        assert!(reader.receive(b"GET / HTTP/1.1\r\nX: ", 100).unwrap().is_none());
+        assert_eq!(reader.receive(&[b'x'; 100], 100).unwrap_err(), Refusal::HeadTooBig);
+        let lines: String = (0..HEADER_LINES_MAX + 1).map(|i| format!("\r\nX{i}: y")).collect();
+        assert_eq!(request(&format!("GET / HTTP/1.1{lines}")).unwrap_err(), Refusal::HeadTooBig);
+    }
+
+    #[test]
+    fn parts_of_a_request_are_found_by_name() {
+        let request = request(
+            "GET /a%20b?token=x%26y&empty= HTTP/1.1\r\nHost: h\r\nCookie: a=1; b=2\r\nX-Y: 1\r\nx-y: 2",
+        )
+        .unwrap();
+        let get = |name| request.get(name).map(|value| String::from_utf8(value.into_owned()).unwrap());
+        assert_eq!(get(":method").as_deref(), Some("GET"));
+        assert_eq!(get(":path").as_deref(), Some("/a%20b"));
+        assert_eq!(get(":query").as_deref(), Some("token=x%26y&empty="));
+        assert_eq!(get("?token").as_deref(), Some("x&y"));
+        assert_eq!(get("?empty").as_deref(), Some(""));
+        assert_eq!(get("?none"), None);
+        assert_eq!(get(";b").as_deref(), Some("2"));
+        assert_eq!(get("X-Y").as_deref(), Some("1, 2"));
+        assert_eq!(get("host").as_deref(), Some("h"));
+    }
+
+    #[test]
+    fn an_absolute_target_is_read_like_its_path() {
+        let request = request("GET http://h/chat?x=1 HTTP/1.1\r\nHost: h").unwrap();
+        assert_eq!((request.path(), request.query()), ("/chat", &b"x=1"[..]));
+    }
+
+    #[test]
+    fn a_raw_value_keeps_its_blanks() {
+        let request = request("GET / HTTP/1.1\r\nHost: h\r\nK:  1 2 \r\nL:3").unwrap();
+        let raw = |name| request.raw_value(request.sole(name).unwrap().unwrap());
+        assert_eq!((raw("k"), raw("l")), (&b" 1 2 "[..], &b"3"[..]));
+    }
+
+    #[test]
+    fn header_lines_that_would_start_another_answer_are_refused() {
+        assert!(check_header_lines("A: b\r\nC: d\r\n", &[]).is_ok());
+        assert!(check_header_lines("", &[]).is_ok());
+        for lines in ["A: b", "A b\r\n", ": b\r\n", "A: b\nC: d\r\n", "A: b\r\n\r\nHTTP/1.1 200", "A b: c\r\n"] {
+            assert!(check_header_lines(lines, &[]).is_err(), "{lines:?}");
+        }
+        assert!(check_header_lines("upgrade: x\r\n", &["Upgrade"]).is_err());
+    }
+
+    #[test]
+    fn a_refusal_says_what_would_be_served() {
+        let answer = String::from_utf8(Refusal::UnknownVersion.response("13, 8, 7")).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 426 Upgrade Required\r\n"));
+        assert!(answer.contains("\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13, 8, 7\r\n"));
+    }
+}

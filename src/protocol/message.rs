@@ -1,0 +1,416 @@
+//! Frames become messages: RFC 6455, 5.4 to 5.6, the same for HyBi-07 and -08.
+//!
+//! A message that lies whole in what was just read is unmasked where it lies and lent on. Only
+//! one that is split, over reads or over fragments, gets memory of its own, and an idle
+//! connection has none. Text is checked as its bytes arrive.
+
+use super::close::{CloseFrame, Violation};
+use super::frame::{CONTROL_BYTES_MAX, FrameHead, HEAD_BYTES_MAX, Opcode};
+use super::mask::unmask;
+use super::{Context, Control, Flow, Incoming, Kind, Payload};
+use crate::buffer::Buffer;
+
+/// The receiving side of one conversation.
+#[derive(Default)]
+pub struct Frames {
+    /// What is half there. `None` between two messages, so that waiting costs a word.
+    partial: Option<Box<Partial>>,
+}
+
+struct Partial {
+    head: [u8; HEAD_BYTES_MAX],
+    head_len: usize,
+    frame: Option<FrameInArrival>,
+    control: [u8; CONTROL_BYTES_MAX],
+    message: Option<Assembly>,
+}
+
+/// A frame whose head is there and whose payload is not, or not whole.
+#[derive(Clone, Copy)]
+struct FrameInArrival {
+    head: FrameHead,
+    arrived: u64,
+}
+
+impl FrameInArrival {
+    fn missing(&self) -> usize {
+        usize::try_from(self.head.len - self.arrived).unwrap_or(usize::MAX)
+    }
+}
+
+/// A message that came in more than one piece.
+struct Assembly {
+    kind: Kind,
+    buffer: Buffer,
+    utf8: Utf8Stream,
+}
+
+impl Frames {
+    /// Takes what was read and gives what it means. After `Flow::Closed` the rest is ignored.
+    pub fn receive<'a>(
+        &mut self,
+        mut bytes: &'a mut [u8],
+        context: &mut Context<'_>,
+        events: &mut impl FnMut(Incoming<'a>),
+    ) -> Result<Flow, Violation> {
+        while !bytes.is_empty() {
+            if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
+                let (flow, rest) = self.progress(bytes, context, events)?;
+                if let Flow::Closed = flow {
+                    return Ok(flow);
+                }
+                bytes = rest;
+                continue;
+            }
+            let (head, rest) = match &mut self.partial {
+                Some(partial) if partial.head_len > 0 => match partial.complete_head(bytes)? {
+                    Some((head, taken)) => (head, &mut bytes[taken..]),
+                    None => return Ok(Flow::Open),
+                },
+                _ => match FrameHead::parse(bytes)? {
+                    Some((head, head_len)) => (head, &mut bytes[head_len..]),
+                    None => {
+                        self.partial().keep_head(bytes);
+                        return Ok(Flow::Open);
+                    }
+                },
+            };
+            self.check(&head, context)?;
+            if head.len <= rest.len() as u64 {
+                let (payload, rest) = rest.split_at_mut(head.len as usize);
+                bytes = rest;
+                unmask(payload, head.mask, 0);
+                if let Flow::Closed = self.whole_frame(head, payload, context, events)? {
+                    return Ok(Flow::Closed);
+                }
+            } else {
+                bytes = rest;
+                self.partial().frame = Some(FrameInArrival { head, arrived: 0 });
+            }
+        }
+        Ok(Flow::Open)
+    }
+
+    /// The memory that the rest of a long frame can be read into without a copy, and how many
+    /// bytes of it: the caller fills some of them and gives them to [`Frames::receive_lent`].
+    pub fn lend(&mut self, context: &mut Context<'_>) -> Option<(Buffer, usize)> {
+        let partial = self.partial.as_mut()?;
+        let missing = partial.frame.filter(|frame| !frame.head.opcode.is_control())?.missing();
+        let message = partial.message.get_or_insert_with(|| Assembly::new(partial.frame.as_ref(), context));
+        let here = message.buffer.len();
+        let expected = here + missing;
+        // What an announced length may set aside is bounded by what has come already.
+        let len = missing.min(LENT_BYTES_MAX).min(here.max(message.buffer.capacity() - here));
+        if len < LENT_BYTES_MIN {
+            return None;
+        }
+        // Without memory the ordinary way meets the same want, and says so to the peer.
+        message.buffer.room(len, expected).ok()?;
+        Some((std::mem::take(&mut message.buffer), len))
+    }
+
+    /// Takes back what [`Frames::lend`] gave, with `len` more bytes in it.
+    pub fn receive_lent<'a>(
+        &mut self,
+        mut buffer: Buffer,
+        len: usize,
+        events: &mut impl FnMut(Incoming<'a>),
+    ) -> Result<(), Violation> {
+        let partial = self.partial.as_mut().expect("a buffer is lent only while a frame arrives");
+        let frame = partial.frame.as_mut().expect("a buffer is lent only while a frame arrives");
+        let message = partial.message.as_mut().expect("the buffer came from this message");
+        buffer.fill(len);
+        unmask(buffer.tail_mut(len), frame.head.mask, frame.arrived as usize % 4);
+        message.utf8.check(message.kind, buffer.tail_mut(len))?;
+        frame.arrived += len as u64;
+        message.buffer = buffer;
+        if frame.missing() == 0 {
+            let fin = frame.head.fin;
+            partial.frame = None;
+            if fin {
+                self.finish_message(events)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn partial(&mut self) -> &mut Partial {
+        self.partial.get_or_insert_with(|| {
+            Box::new(Partial {
+                head: [0; HEAD_BYTES_MAX],
+                head_len: 0,
+                frame: None,
+                control: [0; CONTROL_BYTES_MAX],
+                message: None,
+            })
+        })
+    }
+
+    fn message_len(&self) -> Option<usize> {
+        Some(self.partial.as_ref()?.message.as_ref()?.buffer.len())
+    }
+
+    /// What a frame's head must fulfil in the midst of those before it.
+    #[inline]
+    fn check(&self, head: &FrameHead, context: &Context<'_>) -> Result<(), Violation> {
+        if head.opcode.is_control() {
+            return Ok(());
+        }
+        let so_far = match (head.opcode, self.message_len()) {
+            (Opcode::Continuation, None) => return Err(Violation::NothingToContinue),
+            (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Violation::InterleavedMessage),
+            (_, so_far) => so_far.unwrap_or(0),
+        };
+        let bytes_max = context.message_bytes_max;
+        if head.len > bytes_max.saturating_sub(so_far) as u64 {
+            return Err(Violation::MessageTooBig { bytes_max });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn whole_frame<'a>(
+        &mut self,
+        head: FrameHead,
+        payload: &'a [u8],
+        context: &mut Context<'_>,
+        events: &mut impl FnMut(Incoming<'a>),
+    ) -> Result<Flow, Violation> {
+        let kind = match head.opcode {
+            Opcode::Text if head.fin => Kind::Text,
+            Opcode::Binary if head.fin => Kind::Binary,
+            Opcode::Text | Opcode::Binary | Opcode::Continuation => {
+                self.data(&head, payload, payload.len(), context)?;
+                if head.fin {
+                    self.finish_message(events)?;
+                }
+                return Ok(Flow::Open);
+            }
+            control => {
+                self.forget_if_empty();
+                return control_frame(control, payload, events);
+            }
+        };
+        if kind == Kind::Text && simdutf8::basic::from_utf8(payload).is_err() {
+            return Err(Violation::InvalidUtf8);
+        }
+        self.forget_if_empty();
+        events(Incoming::Message { kind, payload: Payload::Borrowed(payload) });
+        Ok(Flow::Open)
+    }
+
+    /// More payload of a frame that did not arrive whole.
+    fn progress<'a>(
+        &mut self,
+        bytes: &'a mut [u8],
+        context: &mut Context<'_>,
+        events: &mut impl FnMut(Incoming<'a>),
+    ) -> Result<(Flow, &'a mut [u8]), Violation> {
+        let partial = self.partial.as_mut().expect("a frame is in arrival");
+        let frame = partial.frame.as_mut().expect("a frame is in arrival");
+        let before = *frame;
+        let (chunk, rest) = bytes.split_at_mut(before.missing().min(bytes.len()));
+        unmask(chunk, before.head.mask, before.arrived as usize % 4);
+        frame.arrived += chunk.len() as u64;
+        let is_whole = frame.missing() == 0;
+        if is_whole {
+            partial.frame = None;
+        }
+        if before.head.opcode.is_control() {
+            let end = before.arrived as usize + chunk.len();
+            partial.control[before.arrived as usize..end].copy_from_slice(chunk);
+            if is_whole {
+                let control = Control::new(&partial.control[..end]);
+                self.forget_if_empty();
+                return Ok((control_frame(before.head.opcode, control.as_slice(), events)?, rest));
+            }
+        } else {
+            self.data(&before.head, chunk, before.missing(), context)?;
+            if is_whole && before.head.fin {
+                self.finish_message(events)?;
+            }
+        }
+        Ok((Flow::Open, rest))
+    }
+
+    /// Unmasked payload for the message under assembly; `missing` is what its frame still
+    /// announces, this chunk included.
+    fn data(
+        &mut self,
+        head: &FrameHead,
+        chunk: &[u8],
+        missing: usize,
+        context: &mut Context<'_>,
+    ) -> Result<(), Violation> {
+        let frame = FrameInArrival { head: *head, arrived: 0 };
+        let message = self.partial().message.get_or_insert_with(|| Assembly::new(Some(&frame), context));
+        message.utf8.check(message.kind, chunk)?;
+        let expected = message.buffer.len() + missing;
+        message.buffer.append(chunk, expected).map_err(|_| Violation::OutOfMemory)
+    }
+
+    fn finish_message<'a>(&mut self, events: &mut impl FnMut(Incoming<'a>)) -> Result<(), Violation> {
+        let message = self.partial().message.take().expect("a last fragment ends a message");
+        self.forget_if_empty();
+        if !message.utf8.is_complete() {
+            return Err(Violation::InvalidUtf8);
+        }
+        events(Incoming::Message { kind: message.kind, payload: Payload::Owned(message.buffer) });
+        Ok(())
+    }
+
+    #[inline]
+    fn forget_if_empty(&mut self) {
+        if let Some(partial) = &self.partial {
+            if partial.frame.is_none() && partial.message.is_none() {
+                self.partial = None;
+            }
+        }
+    }
+}
+
+impl Partial {
+    fn keep_head(&mut self, bytes: &[u8]) {
+        self.head[..bytes.len()].copy_from_slice(bytes);
+        self.head_len = bytes.len();
+    }
+
+    /// Joins the kept start of a head with what came now: the head, and how much of `bytes`
+    /// belongs to it.
+    fn complete_head(&mut self, bytes: &[u8]) -> Result<Option<(FrameHead, usize)>, Violation> {
+        let kept = self.head_len;
+        let end = HEAD_BYTES_MAX.min(kept + bytes.len());
+        self.head[kept..end].copy_from_slice(&bytes[..end - kept]);
+        match FrameHead::parse(&self.head[..end])? {
+            Some((head, head_len)) => {
+                self.head_len = 0;
+                Ok(Some((head, head_len - kept)))
+            }
+            None => {
+                self.head_len = end;
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Assembly {
+    fn new(frame: Option<&FrameInArrival>, context: &mut Context<'_>) -> Self {
+        let head = frame.expect("a message begins with a frame").head;
+        let expected = usize::try_from(head.len).unwrap_or(usize::MAX);
+        Self {
+            kind: if head.opcode == Opcode::Text { Kind::Text } else { Kind::Binary },
+            buffer: context.pool.take(expected),
+            utf8: Utf8Stream::default(),
+        }
+    }
+}
+
+fn control_frame<'a>(
+    opcode: Opcode,
+    payload: &[u8],
+    events: &mut impl FnMut(Incoming<'a>),
+) -> Result<Flow, Violation> {
+    match opcode {
+        Opcode::Ping => events(Incoming::Ping(Control::new(payload))),
+        Opcode::Pong => events(Incoming::Pong(Control::new(payload))),
+        _ => {
+            events(Incoming::Close(CloseFrame::parse(payload)?));
+            return Ok(Flow::Closed);
+        }
+    }
+    Ok(Flow::Open)
+}
+
+/// UTF-8 that arrives in pieces. A piece may end inside a character, but what can't become a
+/// character any more is refused at its first bad byte, not when the message ends.
+#[derive(Default)]
+pub struct Utf8Stream {
+    /// The start of a character that the next piece must complete.
+    tail: [u8; 3],
+    tail_len: u8,
+}
+
+impl Utf8Stream {
+    pub fn check(&mut self, kind: Kind, mut piece: &[u8]) -> Result<(), Violation> {
+        if kind == Kind::Binary {
+            return Ok(());
+        }
+        while self.tail_len > 0 {
+            let Some((&byte, rest)) = piece.split_first() else { return Ok(()) };
+            piece = rest;
+            let kept = usize::from(self.tail_len);
+            let mut character = [0; 4];
+            character[..kept].copy_from_slice(&self.tail[..kept]);
+            character[kept] = byte;
+            match std::str::from_utf8(&character[..=kept]) {
+                Ok(_) => self.tail_len = 0,
+                Err(error) if error.error_len().is_none() => {
+                    self.tail[kept] = byte;
+                    self.tail_len += 1;
+                }
+                Err(_) => return Err(Violation::InvalidUtf8),
+            }
+        }
+        if let Err(error) = simdutf8::compat::from_utf8(piece) {
+            if error.error_len().is_some() {
+                return Err(Violation::InvalidUtf8);
+            }
+            let tail = &piece[error.valid_up_to()..];
+            self.tail[..tail.len()].copy_from_slice(tail);
+            self.tail_len = tail.len() as u8;
+        }
+        Ok(())
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.tail_len == 0
+    }
+}
+
+/// Shorter rests are copied from the shared read memory instead: a read of their own costs more.
+const LENT_BYTES_MIN: usize = 16 * 1024;
+/// One read: small enough to be unmasked and checked while it is in the cache.
+const LENT_BYTES_MAX: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused_at(text: &[u8]) -> Option<usize> {
+        let mut stream = Utf8Stream::default();
+        text.iter().position(|&byte| stream.check(Kind::Text, &[byte]).is_err())
+    }
+
+    #[test]
+    fn bad_text_is_refused_at_its_first_bad_byte() {
+        assert_eq!(refused_at(b"ok \xC0\x80"), Some(3), "C0 never occurs");
+        assert_eq!(refused_at(b"\xE0\x80\x80"), Some(1), "overlong");
+        assert_eq!(refused_at(b"\xED\xA0\x80"), Some(1), "a surrogate");
+        assert_eq!(refused_at(b"\xF4\x90\x80\x80"), Some(1), "above U+10FFFF");
+        assert_eq!(refused_at(b"\xF0\x9F\x98A"), Some(3), "cut off by another character");
+        assert_eq!(refused_at(b"\x80"), Some(0), "a continuation byte alone");
+        assert_eq!(refused_at("aé€😀".as_bytes()), None);
+    }
+
+    #[test]
+    fn text_is_the_same_text_however_it_is_split() {
+        let text = "κόσμε – 世界 – 😀😀".as_bytes();
+        for first in 0..text.len() {
+            for second in first..text.len() {
+                let mut stream = Utf8Stream::default();
+                for piece in [&text[..first], &text[first..second], &text[second..]] {
+                    stream.check(Kind::Text, piece).unwrap();
+                }
+                assert!(stream.is_complete());
+            }
+        }
+    }
+
+    #[test]
+    fn text_that_stops_inside_a_character_is_not_complete() {
+        let mut stream = Utf8Stream::default();
+        stream.check(Kind::Text, &"€".as_bytes()[..2]).unwrap();
+        assert!(!stream.is_complete());
+    }
+}

@@ -1,0 +1,389 @@
+//! One WebSocket conversation, every dialect: bytes in, meaning out.
+//!
+//! Pure: no socket, no clock, no thread. The engine feeds what the driver read and queues what
+//! this says to answer; every transition between the states of a conversation stands here.
+
+pub mod close;
+pub mod frame;
+pub mod handshake;
+pub mod hixie;
+pub mod http;
+pub mod mask;
+pub mod message;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::buffer::{Buffer, BufferPool};
+use close::{CloseFrame, Violation};
+use frame::{CONTROL_BYTES_MAX, Opcode, ServerHead};
+use handshake::{Offer, Rules};
+use http::{Refusal, Request, RequestReader};
+
+/// One conversation.
+pub struct Protocol {
+    state: State,
+}
+
+enum State {
+    /// The request is still arriving.
+    Requesting(Box<RequestReader>),
+    /// The request is there; someone decides. Later bytes wait in `backlog`.
+    Deciding { request: Arc<Request>, backlog: Vec<u8> },
+    /// Hixie-76: the head of the answer is sent, the eight bytes are still to come.
+    Challenged(Box<Challenge>),
+    Open { dialect: Dialect, frames: Frames, we_closed: bool },
+    Closed,
+}
+
+struct Challenge {
+    keys: hixie::Keys,
+    body: [u8; hixie::BODY_BYTES],
+    body_len: usize,
+}
+
+enum Frames {
+    HyBi(message::Frames),
+    Hixie(hixie::Frames),
+}
+
+/// What a conversation needs from around it while it receives.
+pub struct Context<'c> {
+    pub message_bytes_max: usize,
+    pub pool: &'c mut BufferPool,
+}
+
+/// What was received. Payloads are lent from the bytes that were passed in, where possible.
+#[derive(Debug)]
+pub enum Incoming<'a> {
+    /// The request is whole. Nothing more is read until `accept` or `refuse`.
+    Request { request: Arc<Request>, offer: Result<Offer, Refusal> },
+    /// The eight bytes of Hixie-76 came: the answer to send, and the conversation is open.
+    Opened { answer: [u8; 16] },
+    Message { kind: Kind, payload: Payload<'a> },
+    Ping(Control),
+    Pong(Control),
+    /// The peer's close. What comes after it is ignored.
+    Close(CloseFrame),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    Open,
+    /// The peer has closed the conversation.
+    Closed,
+}
+
+/// Why a conversation can't go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    Request(Refusal),
+    Peer(Violation),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Request(refusal)
+    }
+}
+
+impl From<Violation> for Failure {
+    fn from(violation: Violation) -> Self {
+        Self::Peer(violation)
+    }
+}
+
+impl Protocol {
+    pub fn new() -> Self {
+        Self { state: State::Requesting(Box::default()) }
+    }
+
+    /// Takes what was read. On a failure the conversation is over: the engine answers it with
+    /// the refusal's response or the violation's close frame.
+    #[inline]
+    pub fn receive<'a>(
+        &mut self,
+        mut bytes: &'a mut [u8],
+        rules: &Rules,
+        context: &mut Context<'_>,
+        events: &mut impl FnMut(Incoming<'a>),
+    ) -> Result<Flow, Failure> {
+        let flow = loop {
+            match &mut self.state {
+                State::Open { dialect, frames, .. } => {
+                    break match frames {
+                        Frames::HyBi(frames) => frames.receive(bytes, context, events),
+                        Frames::Hixie(frames) => frames.receive(*dialect, bytes, context, events),
+                    };
+                }
+                State::Requesting(reader) => match reader.receive(bytes, rules.head_bytes_max) {
+                    Ok(Some((request, taken))) => {
+                        let request = Arc::new(request);
+                        let backlog = bytes[taken..].to_vec();
+                        self.state = State::Deciding { request: request.clone(), backlog };
+                        let offer = handshake::negotiate(&request, rules);
+                        events(Incoming::Request { request, offer });
+                        return Ok(Flow::Open);
+                    }
+                    Ok(None) => return Ok(Flow::Open),
+                    Err(refusal) => {
+                        self.state = State::Closed;
+                        return Err(refusal.into());
+                    }
+                },
+                State::Deciding { backlog, .. } => {
+                    // The engine stops reading here, so this is at most what one read held.
+                    backlog.extend_from_slice(bytes);
+                    return Ok(Flow::Open);
+                }
+                State::Challenged(challenge) => {
+                    let missing = hixie::BODY_BYTES - challenge.body_len;
+                    let (body, rest) = bytes.split_at_mut(missing.min(bytes.len()));
+                    challenge.body[challenge.body_len..][..body.len()].copy_from_slice(body);
+                    challenge.body_len += body.len();
+                    if challenge.body_len < hixie::BODY_BYTES {
+                        return Ok(Flow::Open);
+                    }
+                    events(Incoming::Opened { answer: challenge.keys.answer(challenge.body) });
+                    self.state = State::open(Dialect::Hixie76);
+                    bytes = rest;
+                }
+                State::Closed => return Ok(Flow::Closed),
+            }
+        };
+        if flow != Ok(Flow::Open) {
+            self.state = State::Closed;
+        }
+        Ok(flow?)
+    }
+
+    /// Agrees to the request: the answer to send, and the bytes to receive again now that it
+    /// is decided. Hixie-76 opens only when its eight bytes are there.
+    pub fn accept(&mut self, offer: Offer, protocol: Option<&str>, headers: &str, secure: bool) -> Accepted {
+        let State::Deciding { request, backlog } = std::mem::replace(&mut self.state, State::Closed) else {
+            unreachable!("the engine accepts only what waits for a decision");
+        };
+        let response = handshake::response_head(&request, offer.dialect, protocol, headers, secure);
+        self.state = match offer.keys {
+            Some(keys) => {
+                State::Challenged(Box::new(Challenge { keys, body: [0; hixie::BODY_BYTES], body_len: 0 }))
+            }
+            None => State::open(offer.dialect),
+        };
+        Accepted { response, backlog, is_open: self.dialect().is_some() }
+    }
+
+    /// No WebSocket comes of this request.
+    pub fn refuse(&mut self) {
+        self.state = State::Closed;
+    }
+
+    /// Memory to read the rest of a long frame into; see [`message::Frames::lend`].
+    #[inline]
+    pub fn lend(&mut self, context: &mut Context<'_>) -> Option<(Buffer, usize)> {
+        match &mut self.state {
+            State::Open { frames: Frames::HyBi(frames), .. } => frames.lend(context),
+            _ => None,
+        }
+    }
+
+    pub fn receive_lent<'a>(
+        &mut self,
+        buffer: Buffer,
+        len: usize,
+        events: &mut impl FnMut(Incoming<'a>),
+    ) -> Result<Flow, Failure> {
+        let State::Open { frames: Frames::HyBi(frames), .. } = &mut self.state else {
+            return Ok(Flow::Closed);
+        };
+        frames.receive_lent(buffer, len, events).inspect_err(|_| self.state = State::Closed)?;
+        Ok(Flow::Open)
+    }
+
+    /// The dialect spoken, once the conversation is open.
+    pub fn dialect(&self) -> Option<Dialect> {
+        match self.state {
+            State::Open { dialect, .. } => Some(dialect),
+            _ => None,
+        }
+    }
+
+    /// We have queued our close. True the first time.
+    pub fn begin_close(&mut self) -> bool {
+        match &mut self.state {
+            State::Open { we_closed, .. } => !std::mem::replace(we_closed, true),
+            _ => false,
+        }
+    }
+}
+
+impl Default for Protocol {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    fn open(dialect: Dialect) -> Self {
+        let frames = match dialect {
+            Dialect::Hixie75 | Dialect::Hixie76 => Frames::Hixie(hixie::Frames::default()),
+            _ => Frames::HyBi(message::Frames::default()),
+        };
+        State::Open { dialect, frames, we_closed: false }
+    }
+}
+
+/// The outcome of [`Protocol::accept`].
+pub struct Accepted {
+    pub response: Vec<u8>,
+    pub backlog: Vec<u8>,
+    pub is_open: bool,
+}
+
+/// Every protocol generation that a browser shipped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dialect {
+    Rfc6455,
+    HyBi08,
+    HyBi07,
+    Hixie76,
+    Hixie75,
+}
+
+impl Dialect {
+    /// The number that `fdx_conn_info.version` shows.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Rfc6455 => 13,
+            Self::HyBi08 => 8,
+            Self::HyBi07 => 7,
+            Self::Hixie76 => 76,
+            Self::Hixie75 => 75,
+        }
+    }
+
+    pub fn wire_form(self) -> WireForm {
+        match self {
+            Self::Hixie75 | Self::Hixie76 => WireForm::Hixie,
+            _ => WireForm::HyBi,
+        }
+    }
+
+    /// What closes a conversation on the wire, if the dialect has anything.
+    pub fn close_bytes(self, frame: &CloseFrame) -> Vec<u8> {
+        match self {
+            Self::Hixie75 => Vec::new(),
+            Self::Hixie76 => hixie::CLOSE.to_vec(),
+            _ => {
+                let payload = frame.payload();
+                [ServerHead::new(Opcode::Close, true, payload.len()).as_slice(), payload].concat()
+            }
+        }
+    }
+
+    /// After our close, does the peer have to answer before we may end the stream? Hixie
+    /// clients neither answer nor close, so there the server ends it.
+    pub fn awaits_close(self) -> bool {
+        self.wire_form() == WireForm::HyBi
+    }
+}
+
+/// How a message looks on the wire. A broadcast is encoded once for each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WireForm {
+    HyBi,
+    Hixie,
+}
+
+impl WireForm {
+    /// What stands before a payload, and after it.
+    #[inline]
+    pub fn around(self, kind: Kind, len: usize) -> (ServerHead, &'static [u8]) {
+        match (self, kind) {
+            (Self::HyBi, Kind::Text) => (ServerHead::new(Opcode::Text, true, len), &[]),
+            (Self::HyBi, Kind::Binary) => (ServerHead::new(Opcode::Binary, true, len), &[]),
+            (Self::Hixie, _) => (ServerHead::hixie_text(), &[hixie::TEXT_END]),
+        }
+    }
+}
+
+/// Text or binary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Text,
+    Binary,
+}
+
+/// The dialects that are switched on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Versions {
+    bits: u8,
+}
+
+impl Versions {
+    pub const NONE: Self = Self { bits: 0 };
+    pub const ALL: [Dialect; 5] =
+        [Dialect::Rfc6455, Dialect::HyBi08, Dialect::HyBi07, Dialect::Hixie76, Dialect::Hixie75];
+
+    pub fn with(self, dialect: Dialect) -> Self {
+        Self { bits: self.bits | 1 << dialect as u8 }
+    }
+
+    pub fn contains(self, dialect: Dialect) -> bool {
+        self.bits & 1 << dialect as u8 != 0
+    }
+
+    /// For `Sec-WebSocket-Version`: the ones that have a version number, newest first.
+    pub fn header(self) -> String {
+        let numbered = Self::ALL.into_iter().filter(|dialect| dialect.wire_form() == WireForm::HyBi);
+        let listed: Vec<String> =
+            numbered.filter(|&dialect| self.contains(dialect)).map(|dialect| dialect.number().to_string()).collect();
+        listed.join(", ")
+    }
+}
+
+/// A message's bytes: lent from what was read, or memory of their own.
+#[derive(Debug)]
+pub enum Payload<'a> {
+    Borrowed(&'a [u8]),
+    Owned(Buffer),
+}
+
+impl Payload<'_> {
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(buffer) => buffer.as_slice(),
+        }
+    }
+}
+
+/// The payload of a Ping or Pong.
+#[derive(Clone, Copy)]
+pub struct Control {
+    bytes: [u8; CONTROL_BYTES_MAX],
+    len: u8,
+}
+
+impl Control {
+    /// # Panics
+    /// If the payload is longer than a control frame can hold.
+    pub fn new(payload: &[u8]) -> Self {
+        let mut bytes = [0; CONTROL_BYTES_MAX];
+        bytes[..payload.len()].copy_from_slice(payload);
+        Self { bytes, len: payload.len() as u8 }
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(self.as_slice()))
+    }
+}
+
+#[cfg(test)]
+mod tests;
