@@ -43,6 +43,11 @@ impl Buffer {
         Ok(&mut self.memory[self.filled..])
     }
 
+    /// The room of `len` bytes that [`Buffer::room`] has made.
+    pub fn lent_room(&mut self, len: usize) -> &mut [u8] {
+        &mut self.memory[self.filled..][..len]
+    }
+
     /// Makes the first `len` bytes of the room part of the content.
     pub fn fill(&mut self, len: usize) {
         self.filled += len;

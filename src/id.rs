@@ -52,7 +52,7 @@ impl ConnId {
     }
 
     pub fn generation(self) -> Generation {
-        Generation((self.0 >> SLOT_BITS) as u32 & Generation::MASK)
+        Generation::from_u32((self.0 >> SLOT_BITS) as u32)
     }
 }
 
@@ -88,6 +88,10 @@ impl Generation {
 
     pub fn to_u32(self) -> u32 {
         self.0
+    }
+
+    pub fn from_u32(number: u32) -> Self {
+        Self(number & Self::MASK)
     }
 }
 

@@ -1,6 +1,8 @@
 //! From a request to a conversation: which dialect, which subprotocol, and may this origin?
 
 use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use base64::prelude::BASE64_STANDARD;
 use sha1::{Digest, Sha1};
 
@@ -44,9 +46,7 @@ pub fn negotiate(request: &Request, rules: &Rules) -> Result<Offer, Refusal> {
     if !rules.versions.contains(offer.dialect) {
         return Err(Refusal::UnknownVersion);
     }
-    if !rules.origins.allow(origin_of(request, offer.dialect)?) {
-        return Err(Refusal::Origin);
-    }
+    check_origin(request, offer.dialect, rules)?;
     Ok(offer)
 }
 
@@ -58,15 +58,13 @@ fn hybi(request: &Request, version: &[u8]) -> Result<Offer, Refusal> {
         _ => return Err(Refusal::UnknownVersion),
     };
     let key = request.sole("sec-websocket-key")?.map(|index| request.value(index)).ok_or(Refusal::Key)?;
-    let nonce = BASE64_STANDARD.decode(key).map_err(|_| Refusal::Key)?;
+    let nonce = NONCE_BASE64.decode(key).map_err(|_| Refusal::Key)?;
     // "a base64-encoded … value that, when decoded, is 16 bytes in length" (RFC 6455, 4.2.1).
     // Below version 13 a client in wide use sent 15.
-    if dialect == Dialect::Rfc6455 && nonce.len() != 16 {
+    if nonce.is_empty() || (dialect == Dialect::Rfc6455 && nonce.len() != 16) {
         return Err(Refusal::Key);
     }
-    if request.header("content-length").is_some_and(|len| len.iter().any(|&digit| digit != b'0')) {
-        return Err(Refusal::Malformed("a handshake has no body"));
-    }
+    refuse_body(request)?;
     Ok(Offer { dialect, keys: None })
 }
 
@@ -84,18 +82,33 @@ fn old(request: &Request) -> Result<Offer, Refusal> {
         }
         return Ok(Offer { dialect: Dialect::Hixie76, keys: Some(hixie::Keys::of(request)?) });
     }
+    refuse_body(request)?;
     Ok(Offer { dialect: Dialect::Hixie75, keys: None })
 }
 
-fn origin_of(request: &Request, dialect: Dialect) -> Result<Option<&[u8]>, Refusal> {
-    let origin = request.sole("origin")?;
-    let hybi_origin = match dialect {
-        Dialect::HyBi08 | Dialect::HyBi07 => request.sole("sec-websocket-origin")?,
-        _ => None,
+/// A proxy would read a body where we read frames.
+fn refuse_body(request: &Request) -> Result<(), Refusal> {
+    match request.header("content-length") {
+        Some(len) if len.iter().any(|&digit| digit != b'0') => {
+            Err(Refusal::Malformed("a handshake has no body"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// HyBi-07 and -08 name the origin in a header of their own; whichever is there must pass.
+fn check_origin(request: &Request, dialect: Dialect, rules: &Rules) -> Result<(), Refusal> {
+    let names: &[&'static str] = match dialect {
+        Dialect::HyBi08 | Dialect::HyBi07 => &["origin", "sec-websocket-origin"],
+        _ => &["origin"],
     };
-    // A page can't set either header itself, so both would be the browser's word; but a rule
-    // must hold for whichever is there.
-    Ok(hybi_origin.or(origin).map(|index| request.value(index)))
+    for name in names {
+        let origin = request.sole(name)?.map(|index| request.value(index));
+        if !rules.origins.allow(origin) {
+            return Err(Refusal::Origin);
+        }
+    }
+    Ok(())
 }
 
 /// The subprotocol for this request: the first of the server's that the client offers.
@@ -169,6 +182,9 @@ fn accept_value(key: &[u8]) -> String {
     sha1.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     BASE64_STANDARD.encode(sha1.finalize())
 }
+
+/// Sixteen bytes leave four bits of the last symbol over, and nobody says what they must be.
+const NONCE_BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
 
 /// Headers of the answer that only the server may write.
 pub const OWN_HEADERS: [&str; 12] = [

@@ -84,7 +84,7 @@ pub fn response_head(dialect: Dialect, request: &Request, protocol: Option<&[u8]
     }
     let scheme: &[u8] = if secure { b"wss://" } else { b"ws://" };
     let host = request.header("host").unwrap_or_default();
-    line("WebSocket-Location: ", &[scheme, host, request.target()]);
+    line("WebSocket-Location: ", &[scheme, host, request.path_and_query()]);
     if let Some(protocol) = protocol {
         line("WebSocket-Protocol: ", &[protocol]);
     }
@@ -140,7 +140,7 @@ impl Frames {
                     let end = memchr::memchr(TEXT_END, bytes);
                     let piece = &bytes[..end.unwrap_or(bytes.len())];
                     check_len(text.len() + piece.len(), context)?;
-                    text.append(piece, 0).map_err(|_| Violation::OutOfMemory)?;
+                    text.append(piece, context.message_bytes_max).map_err(|_| Violation::OutOfMemory)?;
                     bytes = &bytes[piece.len()..];
                     if end.is_some() {
                         bytes = &bytes[1..];

@@ -143,6 +143,11 @@ impl Request {
         &self.head[self.target.clone()]
     }
 
+    /// The target without the scheme and authority that it may have.
+    pub fn path_and_query(&self) -> &[u8] {
+        &self.head[self.path.start..self.target.end]
+    }
+
     /// The path as it came (still percent-encoded).
     pub fn path(&self) -> &str {
         std::str::from_utf8(&self.head[self.path.clone()]).unwrap_or("/")

@@ -93,17 +93,17 @@ impl Frames {
 
     /// The memory that the rest of a long frame can be read into without a copy, and how many
     /// bytes of it: the caller fills some of them and gives them to [`Frames::receive_lent`].
-    pub fn lend(&mut self, context: &mut Context<'_>) -> Option<(Buffer, usize)> {
+    pub fn lend(&mut self) -> Option<(Buffer, usize)> {
         let partial = self.partial.as_mut()?;
         let missing = partial.frame.filter(|frame| !frame.head.opcode.is_control())?.missing();
-        let message = partial.message.get_or_insert_with(|| Assembly::new(partial.frame.as_ref(), context));
+        let message = partial.message.as_mut()?;
         let here = message.buffer.len();
-        let expected = here + missing;
         // What an announced length may set aside is bounded by what has come already.
         let len = missing.min(LENT_BYTES_MAX).min(here.max(message.buffer.capacity() - here));
         if len < LENT_BYTES_MIN {
             return None;
         }
+        let expected = (here + missing).min(2 * here);
         // Without memory the ordinary way meets the same want, and says so to the peer.
         message.buffer.room(len, expected).ok()?;
         Some((std::mem::take(&mut message.buffer), len))
@@ -242,10 +242,15 @@ impl Frames {
         missing: usize,
         context: &mut Context<'_>,
     ) -> Result<(), Violation> {
-        let frame = FrameInArrival { head: *head, arrived: 0 };
-        let message = self.partial().message.get_or_insert_with(|| Assembly::new(Some(&frame), context));
+        let message = self.partial().message.get_or_insert_with(|| Assembly {
+            kind: if head.opcode == Opcode::Text { Kind::Text } else { Kind::Binary },
+            // Large memory is lent only to those of whom much is there already.
+            buffer: if chunk.len() >= LENT_BYTES_MIN { context.pool.take(missing) } else { Buffer::default() },
+            utf8: Utf8Stream::default(),
+        });
         message.utf8.check(message.kind, chunk)?;
-        let expected = message.buffer.len() + missing;
+        // Of a message in many fragments nobody knows the length: it grows by doubling.
+        let expected = if head.fin { message.buffer.len() + missing } else { context.message_bytes_max };
         message.buffer.append(chunk, expected).map_err(|_| Violation::OutOfMemory)
     }
 
@@ -290,18 +295,6 @@ impl Partial {
                 self.head_len = end;
                 Ok(None)
             }
-        }
-    }
-}
-
-impl Assembly {
-    fn new(frame: Option<&FrameInArrival>, context: &mut Context<'_>) -> Self {
-        let head = frame.expect("a message begins with a frame").head;
-        let expected = usize::try_from(head.len).unwrap_or(usize::MAX);
-        Self {
-            kind: if head.opcode == Opcode::Text { Kind::Text } else { Kind::Binary },
-            buffer: context.pool.take(expected),
-            utf8: Utf8Stream::default(),
         }
     }
 }

@@ -173,6 +173,11 @@ impl Protocol {
         Accepted { response, backlog, is_open: self.dialect().is_some() }
     }
 
+    /// Can a plain HTTP answer still be given?
+    pub fn can_be_refused(&self) -> bool {
+        matches!(self.state, State::Requesting(_) | State::Deciding { .. })
+    }
+
     /// No WebSocket comes of this request.
     pub fn refuse(&mut self) {
         self.state = State::Closed;
@@ -180,9 +185,9 @@ impl Protocol {
 
     /// Memory to read the rest of a long frame into; see [`message::Frames::lend`].
     #[inline]
-    pub fn lend(&mut self, context: &mut Context<'_>) -> Option<(Buffer, usize)> {
+    pub fn lend(&mut self) -> Option<(Buffer, usize)> {
         match &mut self.state {
-            State::Open { frames: Frames::HyBi(frames), .. } => frames.lend(context),
+            State::Open { frames: Frames::HyBi(frames), .. } => frames.lend(),
             _ => None,
         }
     }

@@ -1,0 +1,40 @@
+# make demo      the chat page on http://127.0.0.1:9990, for your browser
+# make test      every test, installing what they need
+# make examples  the C programs, in target/examples/c
+# make bench     echo beside the floor: CPU per message
+# make replay SEED=n   one simulated conversation again, step by step
+
+CARGO    ?= cargo
+CC       ?= cc
+LIBRARY  := target/release/libfullduplex.so
+PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
+
+.PHONY: all demo test examples bench replay library clean
+
+all: examples
+
+# Cargo knows best what is out of date.
+library:
+	$(CARGO) build --release --locked
+	ln -sf libfullduplex.so target/release/libfullduplex.so.0
+
+examples: library $(PROGRAMS)
+
+target/examples/c/%: examples/c/%.c examples/c/options.h include/fullduplex.h $(LIBRARY)
+	@mkdir -p $(@D)
+	$(CC) -std=c99 -D_POSIX_C_SOURCE=200809L -O2 -Wall -Wextra -pedantic -Werror -Iinclude $< -o $@ \
+	    -Ltarget/release -lfullduplex -Wl,-rpath,'$$ORIGIN/../../release' -pthread
+
+$(LIBRARY): library
+
+demo: examples
+	target/examples/c/chat --page examples/web/chat.html
+
+test:
+	tests/run
+
+bench: examples
+	python3 tests/bench/bench.py $(BENCH)
+
+clean:
+	$(CARGO) clean

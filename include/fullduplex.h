@@ -1,0 +1,832 @@
+/* fullduplex.h -- a WebSocket server in one library.
+ *
+ * Generated from src/ffi by cbindgen; don't edit.
+ *
+ * RULES
+ *  R1 A connection is a number, never a pointer. A stale one is an error code.
+ *  R2 Any function, any thread, any callback, unless its comment says otherwise.
+ *     A call that would wait for its own thread returns FDX_E_DEADLOCK.
+ *  R3 No callback ever runs on the stack of a call you make. (Destructors,
+ *     fdx_drop_fn, are no callbacks: one may run when you give up the last use.)
+ *  R4 One event record for everything that is told.
+ *  R5 Only fixed-width integers, size_t, pointers and function pointers cross.
+ *     No enum, bool, bit-field, union, long, varargs, struct by value, and no
+ *     macro or inline function that is needed to use the library.
+ *  R6 A struct that crosses begins with struct_size; fields are only appended;
+ *     features never change a layout.
+ *  R7 The library never ends or poisons its host. Every entry point stops
+ *     panics (FDX_E_PANIC); a panic on a shard costs one connection (1011).
+ *     The one exception: a failed allocation of less than a page ends the
+ *     process, as it does in most hosts. What a peer or you choose the size of
+ *     is never allocated that way.
+ *  Callbacks must return: an exception or a longjmp through the library ends
+ *  the process.
+ *  Input pointers need to live only until the call returns. NULL where it is
+ *  not allowed gives FDX_E_INVALID_ARG. *_free and *_unref accept NULL.
+ *  Strings are UTF-8 with a length; FDX_NTS as length means "ends with NUL".
+ *  Strings out: (buf, cap, *needed): at most cap bytes including the NUL,
+ *  *needed always set, FDX_E_BUFFER if it did not fit.
+ *  In a child after fork() every call on a server made before returns
+ *  FDX_E_FORKED; a server made in the child works.
+ *  Each comment says: what; [any] thread, [setup] before start, or [wait] may
+ *  block; how long each pointer lives; every status; what must follow.
+ *
+ * THE SMALLEST PROGRAM
+ *
+ *   static void on_message(void *u, fdx_server *s, const fdx_event *e) {
+ *       (void)u;
+ *       fdx_send(s, e->conn, e->flags & FDX_EVF_BINARY ? FDX_BINARY : FDX_TEXT, e->data, e->len, 0);
+ *   }
+ *   int main(void) {
+ *       fdx_error err = { sizeof err };
+ *       fdx_handlers h = { sizeof h };
+ *       fdx_config *cfg = fdx_config_new();
+ *       fdx_server *s = NULL;
+ *       h.on_message = on_message;
+ *       if (fdx_config_set(cfg, "listen", ":9990", &err) || fdx_config_route(cfg, "/" "*", 0, &h, &err) ||
+ *           fdx_server_new(cfg, &s, &err) || fdx_server_start(s, &err))
+ *           return fprintf(stderr, "%s\n", err.message), 1;
+ *       fdx_config_free(cfg);
+ *       getchar();
+ *       fdx_server_stop(s, 1001, "bye", FDX_NTS, 0, 2000);
+ *       fdx_server_wait(s, -1);
+ *       fdx_server_unref(s);
+ *   }
+ */
+
+
+#ifndef FULLDUPLEX_H
+#define FULLDUPLEX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* As the length of a string: it ends with NUL. */
+#define FDX_NTS ((size_t)-1)
+
+
+#define FDX_VERSION_MAJOR 0u
+
+#define FDX_VERSION_MINOR 1u
+
+#define FDX_VERSION_PATCH 0u
+
+// 0xMMmmpp
+#define FDX_VERSION 0x000100u
+
+// Grows only when a symbol, layout or promise changes.
+#define FDX_ABI 0u
+
+// A text message.
+#define FDX_TEXT 1u
+
+// A binary message. A Hixie connection has none: `FDX_E_UNSUPPORTED`.
+#define FDX_BINARY 2u
+
+// A handshake waits for `fdx_accept` or `fdx_reject`. Only with `on_upgrade`.
+#define FDX_EV_UPGRADE 1u
+
+// A connection is open. `data` is the negotiated subprotocol.
+#define FDX_EV_OPEN 2u
+
+// A whole message. `FDX_EVF_BINARY` tells binary from text; text is valid UTF-8.
+#define FDX_EV_MESSAGE 3u
+
+// No more than `send.low_water` is queued again. `arg` is what is.
+#define FDX_EV_DRAIN 5u
+
+// The connection has ended; nothing follows. `code` is the peer's close code (1005 if its close
+// had none, 1006 if no close came) or, when we closed for a violation, ours; `data` is the
+// reason, `arg` one of `FDX_CLOSED_BY_*`.
+#define FDX_EV_CLOSE 6u
+
+// The peer's ping, answered already. `data` is its payload.
+#define FDX_EV_PING 7u
+
+// A pong. `arg` is the round trip in microseconds if it answers a ping of the library's own.
+#define FDX_EV_PONG 8u
+
+// A plain HTTP request waits for `fdx_http_reply`; `conn` is the reply token. Only on routes with
+// `FDX_ROUTE_HTTP`.
+#define FDX_EV_HTTP 9u
+
+// A listener has trouble, for example no file descriptors. `data` says what. It goes on by
+// itself.
+#define FDX_EV_LISTENER 12u
+
+// A bug of ours was contained. `data` says what it cost.
+#define FDX_EV_FAULT 13u
+
+// The last event of the server.
+#define FDX_EV_STOPPED 14u
+
+// The first event on a thread of the library that will call you: a place to attach.
+#define FDX_EV_THREAD_START 15u
+
+// Its last.
+#define FDX_EV_THREAD_STOP 16u
+
+#define FDX_EVF_FIN 1u
+
+#define FDX_EVF_BINARY 2u
+
+// The peer closed.
+#define FDX_CLOSED_BY_PEER 1u
+
+// You closed or aborted.
+#define FDX_CLOSED_BY_HOST 2u
+
+// The peer stalled, did not answer a ping, or was idle for too long.
+#define FDX_CLOSED_BY_TIMEOUT 3u
+
+// A limit: `max.message`, `send.limit`.
+#define FDX_CLOSED_BY_LIMIT 4u
+
+// The peer broke the protocol.
+#define FDX_CLOSED_BY_PROTOCOL 5u
+
+// The TCP connection ended without a close.
+#define FDX_CLOSED_BY_NETWORK 6u
+
+// The server is stopping.
+#define FDX_CLOSED_BY_SHUTDOWN 7u
+
+// Plain HTTP requests under the path come as `FDX_EV_HTTP` to `on_other`.
+#define FDX_ROUTE_HTTP 2u
+
+// The connection is encrypted.
+#define FDX_CI_TLS 1u
+
+// The connection is compressed.
+#define FDX_CI_DEFLATE 2u
+
+// Options and routes of a server to be. [setup] Used by one thread at a time.
+typedef struct fdx_config fdx_config;
+
+// A message for many connections: immutable, reference-counted, copied and checked once.
+typedef struct fdx_msg fdx_msg;
+
+// A server. Reference-counted; every function may be called from any thread.
+typedef struct fdx_server fdx_server;
+
+// 0: done; > 0: done with a remark; < 0: not done. The numbers are frozen.
+typedef int32_t fdx_status;
+
+// What went wrong, for people. The caller's own, always optional: set `struct_size` to
+// `sizeof(fdx_error)` and pass it, or pass NULL. Filled only when the call fails. There is no
+// "last error" kept anywhere.
+typedef struct fdx_error {
+    uint32_t struct_size;
+    fdx_status status;
+    // `errno` of the system call that failed, or 0.
+    int32_t os_error;
+    uint32_t reserved;
+    // One line, ended by NUL, that says what to do.
+    char message[240];
+} fdx_error;
+
+// One row of the option table.
+typedef struct fdx_option_info {
+    uint32_t struct_size;
+    uint32_t flags;
+    const char *name;
+    const char *type;
+    const char *default_value;
+    const char *help;
+} fdx_option_info;
+
+// Called exactly once, after the last use of `user_data`, under no lock.
+typedef void (*fdx_drop_fn)(void *user_data);
+
+// A connection. 0 is never one; below 2^53; a stale one is an error code and never a crash.
+// Don't take it apart.
+typedef uint64_t fdx_conn;
+
+// One event; 64 bytes on 64-bit systems. Per connection they come as
+// `UPGRADE? OPEN (MESSAGE | PING | PONG | DRAIN)* CLOSE`: each OPEN has exactly one CLOSE,
+// nothing comes after it, and two events of one connection never run at once. Ignore types you
+// don't know.
+typedef struct fdx_event {
+    // The stride of arrays of these.
+    uint16_t struct_size;
+    // `FDX_EV_*`
+    uint16_t type;
+    // `FDX_EVF_*`
+    uint32_t flags;
+    // 0 for the server's own events.
+    fdx_conn conn;
+    // What `fdx_conn_set_data` stored.
+    void *conn_data;
+    // Not ended by NUL; valid until the callback returns.
+    const uint8_t *data;
+    size_t len;
+    // The number given to `fdx_config_route`.
+    uint32_t route;
+    int32_t code;
+    uint64_t arg;
+    // Microseconds on a monotonic clock: when the bytes arrived.
+    uint64_t time_us;
+} fdx_event;
+
+// Receives an event, on a thread of the library. It may call any function of the library. It
+// must return: a C++ exception, a .NET exception or a longjmp out of it ends the process.
+typedef void (*fdx_event_fn)(void *user_data,
+                             fdx_server *server,
+                             const fdx_event *event);
+
+// What is called for the connections of a route. A slot left NULL is not delivered and costs
+// nothing; without `on_upgrade` every handshake is accepted that the options allow. Set
+// `struct_size` to `sizeof(fdx_handlers)`.
+typedef struct fdx_handlers {
+    uint32_t struct_size;
+    // `FDX_ROUTE_*`
+    uint32_t flags;
+    // Given to every callback.
+    void *user_data;
+    // Called once with `user_data` when no config and no server uses the handlers any more.
+    fdx_drop_fn drop;
+    fdx_event_fn on_upgrade;
+    fdx_event_fn on_open;
+    fdx_event_fn on_message;
+    fdx_event_fn on_close;
+    fdx_event_fn on_drain;
+    // Everything else: `FDX_EV_PING`, `FDX_EV_PONG`, `FDX_EV_HTTP`, and, on the first route that
+    // has it, the server's own events.
+    fdx_event_fn on_other;
+} fdx_handlers;
+
+// What is known of a connection. Set `struct_size` to `sizeof(fdx_conn_info)`.
+typedef struct fdx_conn_info {
+    uint32_t struct_size;
+    // The number given to `fdx_config_route`.
+    uint32_t route;
+    // When it opened, on the clock of `fdx_event.time_us`.
+    uint64_t opened_us;
+    // On the wire, heads and handshake included.
+    uint64_t bytes_in;
+    uint64_t bytes_out;
+    uint64_t msgs_in;
+    uint64_t msgs_out;
+    // Not yet taken by the kernel.
+    uint64_t queued_bytes;
+    // Messages refused with `FDX_E_FULL`.
+    uint64_t dropped;
+    // The last round trip of a ping, 0 if none was measured yet.
+    uint32_t rtt_us;
+    uint16_t remote_port;
+    uint16_t local_port;
+    // The dialect: 13, 8, 7, 76 (Hixie-76) or 75 (Hixie-75).
+    uint16_t version;
+    // 11
+    uint16_t http;
+    // `FDX_CI_*`
+    uint32_t flags;
+    // The peer's address, ended by NUL.
+    char remote_addr[64];
+    // The address of the socket's other end.
+    char peer_addr[64];
+    char subprotocol[64];
+} fdx_conn_info;
+
+// Counted since the start. Set `struct_size` to `sizeof(fdx_stats)`. Fields of features that are
+// not in this build are 0.
+typedef struct fdx_stats {
+    uint32_t struct_size;
+    uint32_t threads;
+    // Open now.
+    uint64_t connections;
+    // Most open at once, summed over the threads.
+    uint64_t peak_connections;
+    // TCP connections.
+    uint64_t accepted;
+    // Requests answered with a refusal, by the server or by you.
+    uint64_t rejected;
+    uint64_t closed;
+    // Requests that were malformed or no handshake of any dialect.
+    uint64_t handshake_errors;
+    uint64_t msgs_in;
+    uint64_t msgs_out;
+    uint64_t bytes_in;
+    uint64_t bytes_out;
+    // Messages refused with `FDX_E_FULL`.
+    uint64_t dropped_msgs;
+    // Connections closed at `send.limit`.
+    uint64_t slow_closed;
+    uint64_t rate_limited;
+    // Not yet taken by the kernel, of all connections.
+    uint64_t queued_bytes;
+    uint64_t event_queue_len;
+    uint64_t deflate_bytes;
+    uint64_t topics;
+    uint64_t subscriptions;
+    uint64_t backplane_in;
+    uint64_t backplane_out;
+    uint64_t backplane_lost;
+    // Bugs of ours that were contained.
+    uint64_t faults;
+} fdx_stats;
+
+// Receives one line. `level` is 1 error, 2 warning, 3 info, 4 debug, 5 trace; `conn` is 0 for
+// lines about no connection; `target` names the part ("fullduplex::handshake") and ends with
+// NUL, `text` has `len` bytes and no NUL. Called on any thread of the library, on several at
+// once. It must return, and must not be slow: a shard waits for it.
+typedef void (*fdx_log_fn)(void *user_data,
+                           int32_t level,
+                           fdx_conn conn,
+                           const char *target,
+                           const char *text,
+                           size_t len);
+
+// Done.
+#define FDX_OK 0
+
+// Queued; please wait for FDX_EV_DRAIN before sending more.
+#define FDX_HIGH_WATER 1
+
+// It was so already; nothing changed.
+#define FDX_ALREADY 2
+
+// A NULL where none is allowed, an unknown kind or flag, a bad code or header.
+#define FDX_E_INVALID_ARG (-1)
+
+// Unknown, closed, or another server's connection.
+#define FDX_E_NO_CONN (-2)
+
+// The connection's close has begun.
+#define FDX_E_CLOSING (-3)
+
+// Over send.limit: NOT queued.
+#define FDX_E_FULL (-4)
+
+// Too big ever to be queued or sent.
+#define FDX_E_TOO_BIG (-5)
+
+// A text that is not UTF-8.
+#define FDX_E_UTF8 (-6)
+
+// Not possible now: not open yet, decided already, started already …
+#define FDX_E_STATE (-7)
+
+// The server has stopped.
+#define FDX_E_STOPPED (-8)
+
+// No memory for it.
+#define FDX_E_NOMEM (-9)
+
+// The system said no; see fdx_error.os_error.
+#define FDX_E_IO (-10)
+
+// A certificate or key is unusable.
+#define FDX_E_TLS (-11)
+
+// Someone listens at this address already.
+#define FDX_E_ADDR_IN_USE (-12)
+
+// The system forbids it, for example a port below 1024.
+#define FDX_E_DENIED (-13)
+
+// Not in this build, on this platform, or in the connection's dialect.
+#define FDX_E_UNSUPPORTED (-14)
+
+// The time passed first.
+#define FDX_E_TIMEOUT (-15)
+
+// The library has another ABI than the header.
+#define FDX_E_VERSION (-16)
+
+// A bug of ours, contained; details in the log.
+#define FDX_E_PANIC (-17)
+
+// No such header, parameter, listener …
+#define FDX_E_NOT_FOUND (-18)
+
+// The buffer is too small; *needed says what would do.
+#define FDX_E_BUFFER (-19)
+
+// An unknown option or a bad value; the message says which and what would be good.
+#define FDX_E_CONFIG (-20)
+
+// The engine between machines is unusable.
+#define FDX_E_BACKPLANE (-21)
+
+// The call would wait for its own thread.
+#define FDX_E_DEADLOCK (-22)
+
+// The server belongs to the process that this one was forked from.
+#define FDX_E_FORKED (-23)
+
+// Woken by fdx_wake.
+#define FDX_E_INTERRUPTED (-24)
+
+// A configured limit is reached.
+#define FDX_E_LIMIT (-25)
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// The version of the loaded library, as `FDX_VERSION`. [any]
+uint32_t fdx_version(void);
+
+// The version and what is built in, for people: "0.1.0 (abi 0; hixie)". [any] The string is
+// static.
+const char *fdx_version_string(void);
+
+// Is the loaded library the one the caller was made for? [any] Pass the header's `FDX_ABI`;
+// bindings do so when they load the library. `FDX_OK`; `FDX_E_VERSION`.
+int32_t fdx_check_abi(uint32_t abi);
+
+// Is a feature in this build? "tls", "deflate", "hixie", "redis" … 1 or 0. [any] NULL is no
+// feature.
+//
+// Required:
+// `feature` is null or ends with NUL.
+int32_t fdx_has(const char *feature);
+
+// A status' name, "FDX_E_NO_CONN". [any] Any value is accepted: "FDX_E_?" for an unknown one.
+// The string is static.
+const char *fdx_status_name(fdx_status status);
+
+// What a status means, "no such connection". [any] Any value is accepted. The string is
+// static.
+const char *fdx_status_text(fdx_status status);
+
+// A new config with every option at its default and no route. [any] NULL if there is no memory.
+fdx_config *fdx_config_new(void);
+
+// Frees a config. Servers made of it go on. NULL is accepted.
+//
+// Required:
+// `config` is null or live, and not used any more.
+void fdx_config_free(fdx_config *config);
+
+// Sets an option from text. [setup] Sizes take k, m, g; times us, ms, s, m, h. "listen" adds an
+// address each time. See `fdx_option` for all of them.
+//
+// `FDX_OK`; `FDX_E_CONFIG` for an unknown key (the message names the nearest) or a bad value;
+// `FDX_E_INVALID_ARG` for NULL; `FDX_E_UTF8`.
+//
+// Required:
+// `config` is live; `key` and `value` end with NUL; `error` is null or has its `struct_size`.
+fdx_status fdx_config_set(fdx_config *config,
+                          const char *key,
+                          const char *value,
+                          fdx_error *error);
+
+// An option's value, as it was set, or its default. [setup] Several "listen" are joined with a
+// comma. At most `cap` bytes with the NUL go to `buf`; `*needed` is set always.
+//
+// `FDX_OK`; `FDX_E_BUFFER`; `FDX_E_CONFIG` for an unknown key; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `config` is live; `key` ends with NUL; `buf` has room for `cap`; `needed` is null or writable.
+fdx_status fdx_config_get(const fdx_config *config,
+                          const char *key,
+                          char *buf,
+                          size_t cap,
+                          size_t *needed);
+
+// Sets options from lines of "key = value"; a line that begins with # is a comment. [setup]
+// `len` may be `FDX_NTS`. Lines before a bad one stay set; the message names the bad one.
+//
+// `FDX_OK`; `FDX_E_CONFIG`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`.
+//
+// Required:
+// `config` is live; `data` has `len` bytes; `error` is null or has its `struct_size`.
+fdx_status fdx_config_load(fdx_config *config,
+                           const char *data,
+                           size_t len,
+                           fdx_error *error);
+
+// Row `index` of the option table, NULL past its end. [any] Static.
+const fdx_option_info *fdx_option(size_t index);
+
+// Adds a route. [setup] Patterns are "/chat", "/room/:id" and "/files/" followed by "*"; the
+// most specific wins. `route` is a number of yours that its events carry. The handlers are
+// copied. A path without a route gets 404.
+//
+// `FDX_OK`; `FDX_E_CONFIG` for a bad pattern or one that is taken; `FDX_E_INVALID_ARG` for NULL
+// or unknown flags. On an error `drop` is not called.
+//
+// Required:
+// `config` is live; `pattern` ends with NUL; `handlers` has its `struct_size` set, and its
+// functions can be called from any thread until its `drop` was; `error` is null or has its
+// `struct_size`.
+fdx_status fdx_config_route(fdx_config *config,
+                            const char *pattern,
+                            uint32_t route,
+                            const fdx_handlers *handlers,
+                            fdx_error *error);
+
+// Makes a server of a config, which is copied. [any] Nothing runs yet. On success `*out` is a
+// handle with one reference: give it back with `fdx_server_unref`.
+//
+// `FDX_OK`; `FDX_E_INVALID_ARG`; `FDX_E_CONFIG` when there is no route.
+//
+// Required:
+// `config` is live; `out` is writable; `error` is null or has its `struct_size`.
+fdx_status fdx_server_new(const fdx_config *config,
+                          fdx_server **out,
+                          fdx_error *error);
+
+// One reference more. [any] Returns `server`; NULL is accepted.
+//
+// Required:
+// `server` is null or live.
+fdx_server *fdx_server_ref(fdx_server *server);
+
+// One reference less. [any] With the last one a running server is stopped in the background, as
+// by `fdx_server_stop(server, 1001, "", 0, 0, 0)`: its last callbacks may still come. NULL is
+// accepted.
+//
+// Required:
+// `server` is null or live, and the caller has a reference to give back.
+void fdx_server_unref(fdx_server *server);
+
+// Opens all listeners and starts the threads, or nothing. [any] A server starts once.
+//
+// `FDX_OK`; `FDX_E_STATE` if it was started; `FDX_E_CONFIG` without an address to listen at;
+// `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO` (see `os_error`).
+//
+// Required:
+// `server` is live; `error` is null or has its `struct_size`.
+fdx_status fdx_server_start(fdx_server *server, fdx_error *error);
+
+// Begins to stop and returns at once. [any] Listeners close; every connection is closed with
+// `code` (0: without one) and `reason`, spread over `spread_ms`; what is left after `deadline_ms`
+// is cut. Each open connection still gets its CLOSE (`FDX_CLOSED_BY_SHUTDOWN`); the last event
+// is `FDX_EV_STOPPED`. `len` may be `FDX_NTS`.
+//
+// `FDX_OK`; `FDX_ALREADY`; `FDX_E_STATE` if it was not started; `FDX_E_INVALID_ARG` for a code
+// that can't be sent; `FDX_E_TOO_BIG` for a reason over 123 bytes; `FDX_E_UTF8`.
+//
+// Required:
+// `server` is live; `reason` has `len` bytes.
+fdx_status fdx_server_stop(fdx_server *server,
+                           uint16_t code,
+                           const char *reason,
+                           size_t len,
+                           uint32_t spread_ms,
+                           uint32_t deadline_ms);
+
+// [wait] Waits until the server has stopped and its threads are gone; forever with a negative
+// `timeout_ms`.
+//
+// `FDX_OK`; `FDX_E_TIMEOUT`; `FDX_E_STATE` if it was not started; `FDX_E_DEADLOCK` on a thread of
+// the same server.
+//
+// Required:
+// `server` is live, and stays so until this returns.
+fdx_status fdx_server_wait(fdx_server *server, int32_t timeout_ms);
+
+// The port of the configured listener `index`, in the order they were set: where port 0 was
+// asked for, the one it got. [any]
+//
+// `FDX_OK`; `FDX_E_NOT_FOUND` past the last, or before the start; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live; `out_port` is writable.
+fdx_status fdx_listener_port(fdx_server *server, uint32_t index, uint16_t *out_port);
+
+// Agrees to a handshake that FDX_EV_UPGRADE announced. [any] Now or later, on any thread, until
+// `timeout.handshake`. `subprotocol` must be one that the client offers; "" is none, NULL lets
+// the option "protocols" choose. `headers` are lines "Name: value" each ended by CR LF, added to
+// the answer; `len` may be `FDX_NTS`. FDX_EV_OPEN follows.
+//
+// `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE` if it was
+// decided already; `FDX_E_INVALID_ARG` for a subprotocol that was not offered, or headers that
+// are not whole lines or are the server's own; `FDX_E_UTF8`.
+//
+// Required:
+// `server` is live; `subprotocol` is null or ends with NUL; `headers` has `len` bytes.
+fdx_status fdx_accept(fdx_server *server,
+                      fdx_conn conn,
+                      const char *subprotocol,
+                      const char *headers,
+                      size_t len);
+
+// Refuses a handshake with an HTTP status (300 to 599), headers and a body. [any] As
+// `fdx_accept`; no event follows. Both lengths may be `FDX_NTS`.
+//
+// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
+//
+// Required:
+// `server` is live; `headers` has `hlen` bytes and `body` `blen`.
+fdx_status fdx_reject(fdx_server *server,
+                      fdx_conn conn,
+                      uint16_t status,
+                      const char *headers,
+                      size_t hlen,
+                      const void *body,
+                      size_t blen);
+
+// Replies to a plain request that FDX_EV_HTTP announced (`conn` is its reply token) with a
+// status (200 to 599), headers and a body. [any] Content-Length and Connection are set by the
+// server; a HEAD request gets no body. The connection closes then. Both lengths may be
+// `FDX_NTS`.
+//
+// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
+//
+// Required:
+// `server` is live; `headers` has `hlen` bytes and `body` `blen`.
+fdx_status fdx_http_reply(fdx_server *server,
+                          fdx_conn conn,
+                          uint16_t status,
+                          const char *headers,
+                          size_t hlen,
+                          const void *body,
+                          size_t blen);
+
+// A part of a connection's request, from FDX_EV_UPGRADE (or FDX_EV_HTTP) until the callback of
+// FDX_EV_OPEN has returned. [any] `name` is ":method", ":path", ":query", ":version", "?key" of
+// the query (decoded), ";name" of a cookie, "/param" of the route's pattern (decoded; "/" and
+// "*" for what a star took), or a header's name in any case (several lines are joined with a
+// comma). At most `cap` bytes with the NUL go to `buf`; `*needed` is set always.
+//
+// `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_BUFFER`; `FDX_E_NO_CONN`; `FDX_E_STATE` after OPEN;
+// `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live; `name` ends with NUL; `buf` has room for `cap`; `needed` is null or writable.
+fdx_status fdx_request_get(fdx_server *server,
+                           fdx_conn conn,
+                           const char *name,
+                           char *buf,
+                           size_t cap,
+                           size_t *needed);
+
+// All header lines of a connection's request as "Name: value" each ended by CR LF; when and how
+// as `fdx_request_get`. [any]
+//
+// Required:
+// `server` is live; `buf` has room for `cap`; `needed` is null or writable.
+fdx_status fdx_request_headers(fdx_server *server,
+                               fdx_conn conn,
+                               char *buf,
+                               size_t cap,
+                               size_t *needed);
+
+// Sends one message. [any] The bytes are copied before this returns, and it never blocks. Order
+// per calling thread and connection is kept. `kind` is `FDX_TEXT` or `FDX_BINARY`, `flags` 0.
+//
+// `FDX_OK`; `FDX_HIGH_WATER`: queued, and more than `send.high_water` waits for this peer, so
+// please wait for FDX_EV_DRAIN; `FDX_E_FULL`: `send.limit` is reached, NOT queued, and
+// `send.full` decides whether the connection closes; `FDX_E_NO_CONN` if it is gone;
+// `FDX_E_CLOSING` after its close has begun; `FDX_E_STATE` before it is open; `FDX_E_UTF8` for a
+// text that is none; `FDX_E_TOO_BIG` for more than `send.limit` at once; `FDX_E_UNSUPPORTED` for
+// binary on a Hixie connection; `FDX_E_NOMEM`; `FDX_E_STOPPED`; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live; `data` points to `len` readable bytes, or is null with `len` 0.
+fdx_status fdx_send(fdx_server *server,
+                    fdx_conn conn,
+                    uint32_t kind,
+                    const void *data,
+                    size_t len,
+                    uint32_t flags);
+
+// Makes a message. [any] The bytes are copied. It has one reference: give it back with
+// `fdx_msg_unref`. NULL for an unknown kind, a text that is not UTF-8, a NULL with a length, or
+// when there is no memory.
+//
+// Required:
+// `data` points to `len` readable bytes, or is null with `len` 0.
+fdx_msg *fdx_msg_new(uint32_t kind, const void *data, size_t len);
+
+// One reference more. [any] Returns `msg`; NULL is accepted.
+//
+// Required:
+// `msg` is null or live.
+fdx_msg *fdx_msg_ref(fdx_msg *msg);
+
+// One reference less. [any] Sends under way keep what they need. NULL is accepted.
+//
+// Required:
+// `msg` is null or live, and the caller has a reference to give back.
+void fdx_msg_unref(fdx_msg *msg);
+
+// Sends one message to `count` connections, sharing its bytes. [any] `results`, if not NULL, gets
+// each one's status, as of `fdx_send`. `flags` is 0.
+//
+// Returns the worst of them: the lowest if any is negative, else the highest; `FDX_OK` for no
+// connection; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` and `msg` are live; `conns` has `count` elements; `results` is null or has room for
+// `count`.
+fdx_status fdx_send_msg(fdx_server *server,
+                        const fdx_conn *conns,
+                        size_t count,
+                        fdx_msg *msg,
+                        uint32_t flags,
+                        fdx_status *results);
+
+// Begins the close handshake (RFC 6455, 7.1.2). [any] Messages queued before go first. No more
+// messages of the peer are delivered; FDX_EV_CLOSE comes when it has answered, or after
+// `timeout.close` with code 1006. `code` is 1000 to 1003, 1007 to 1014 or 3000 to 4999, or 0
+// for a close without one; `reason` has at most 123 bytes and `len` may be `FDX_NTS`. Hixie
+// has neither: the peer sees the connection end.
+//
+// `FDX_OK`; `FDX_ALREADY`; `FDX_E_NO_CONN`; `FDX_E_STATE` before it is open; `FDX_E_INVALID_ARG`
+// for another code; `FDX_E_TOO_BIG`; `FDX_E_UTF8`; `FDX_E_STOPPED`.
+//
+// Required:
+// `server` is live; `reason` has `len` bytes.
+fdx_status fdx_close(fdx_server *server,
+                     fdx_conn conn,
+                     uint16_t code,
+                     const char *reason,
+                     size_t len);
+
+// Ends a connection at once, without a close, dropping what is queued. [any] FDX_EV_CLOSE follows
+// with code 1006 and `FDX_CLOSED_BY_HOST`. On a connection that is not open yet it ends the
+// handshake.
+//
+// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_STOPPED`.
+//
+// Required:
+// `server` is live.
+fdx_status fdx_abort(fdx_server *server, fdx_conn conn);
+
+// Stops reading from a peer, so that TCP slows it down. [any] Messages read already may still
+// come. Meanwhile its pongs and its leaving go unnoticed; `ping.timeout` does not count.
+//
+// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_CLOSING`; `FDX_E_STATE` before it is open; `FDX_E_STOPPED`.
+//
+// Required:
+// `server` is live.
+fdx_status fdx_pause(fdx_server *server, fdx_conn conn);
+
+// Reads again after `fdx_pause`. [any] Statuses as there.
+//
+// Required:
+// `server` is live.
+fdx_status fdx_resume(fdx_server *server, fdx_conn conn);
+
+// Sends a ping of your own with at most 125 bytes. [any] Its pong comes as FDX_EV_PONG with the
+// same bytes. The library pings by itself, too (`ping.interval`).
+//
+// `FDX_OK`; `FDX_E_TOO_BIG`; `FDX_E_UNSUPPORTED` on a Hixie connection; `FDX_E_FULL`;
+// `FDX_E_NO_CONN`; `FDX_E_CLOSING`; `FDX_E_STATE`; `FDX_E_STOPPED`.
+//
+// Required:
+// `server` is live; `data` has `len` bytes.
+fdx_status fdx_ping(fdx_server *server, fdx_conn conn, const void *data, size_t len);
+
+// Keeps a pointer of yours with a connection: later events carry it as `conn_data`. [any] From
+// FDX_EV_UPGRADE on. `drop`, if not NULL, is called with it exactly once, on a thread of the
+// library and never inside a call of yours: when it is replaced, or after CLOSE.
+//
+// `FDX_OK`; `FDX_E_NO_CONN` and `FDX_E_STOPPED`: the pointer stays yours, `drop` is not called.
+//
+// Required:
+// `server` is live; `drop` can be called with `data` from any thread.
+fdx_status fdx_conn_set_data(fdx_server *server,
+                             fdx_conn conn,
+                             void *data,
+                             fdx_drop_fn drop);
+
+// What is known of a connection, from FDX_EV_UPGRADE until the callback of FDX_EV_CLOSE has
+// returned. [any]
+//
+// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_INVALID_ARG` for NULL or a `struct_size` below 8.
+//
+// Required:
+// `server` is live; `info` has its `struct_size` set.
+fdx_status fdx_conn_get_info(fdx_server *server, fdx_conn conn, fdx_conn_info *info);
+
+// Lists the open connections of a route (all with `UINT32_MAX`) into `out`, at most `cap`. [any]
+// `*needed` is how many there are. A list is old when it is there: use it for sends, not for
+// bookkeeping.
+//
+// `FDX_OK`; `FDX_E_BUFFER` if not all fitted (the first `cap` are there); `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live; `out` has room for `cap`; `needed` is null or writable.
+fdx_status fdx_conns(fdx_server *server,
+                     uint32_t route,
+                     fdx_conn *out,
+                     size_t cap,
+                     size_t *needed);
+
+// The sums of a server. [any]
+//
+// `FDX_OK`; `FDX_E_INVALID_ARG` for NULL or a `struct_size` below 8.
+//
+// Required:
+// `server` is live; `stats` has its `struct_size` set.
+fdx_status fdx_get_stats(fdx_server *server, fdx_stats *stats);
+
+// Sets where the library logs to, for all servers of the process, up to `max_level` (0 off, 1
+// error … 5 trace). [any] NULL switches it off. `drop` is called with `user_data` when the last
+// line was given to it: at once, or when a thread that is inside `log` returns from it.
+//
+// Required:
+// `log` and `drop` can be called with `user_data` from any thread, until `drop` was.
+void fdx_set_log(int32_t max_level, fdx_log_fn log, void *user_data, fdx_drop_fn drop);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* FULLDUPLEX_H */

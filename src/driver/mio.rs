@@ -1,0 +1,345 @@
+//! The real kernel, by mio: epoll where it is to be had, edge-triggered.
+//!
+//! One read per connection and wait, into memory shared by all: a short read means the kernel
+//! has no more, so that a small message costs one `recv` and one `send`.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use once_cell::sync::Lazy;
+use socket2::SockRef;
+
+use super::{Accepted, Batch, Completion, Driver, Wake};
+use crate::buffer::Buffer;
+use crate::id::{Slot, Time};
+
+pub struct MioDriver {
+    poll: Poll,
+    events: Events,
+    waker: Arc<MioWaker>,
+    listeners: Vec<Listener>,
+    /// No accepting before this time: the process was out of descriptors.
+    accept_after: Time,
+    connections: Vec<Option<Connection>>,
+    /// Connections that the kernel has something for.
+    ready: VecDeque<Slot>,
+}
+
+struct Listener {
+    socket: TcpListener,
+    local: SocketAddr,
+    is_ready: bool,
+}
+
+struct Connection {
+    stream: TcpStream,
+    lent: Option<Box<Lent>>,
+    /// The engine wants to read.
+    reading: bool,
+    /// The kernel has said that there is something, and we have not seen the end of it.
+    readable: bool,
+    /// In `ready`.
+    queued: bool,
+    /// The peer's FIN is behind what can still be read.
+    read_closed: bool,
+    /// A send was short; the engine waits for `Sendable`.
+    sending: bool,
+}
+
+struct Lent {
+    buffer: Buffer,
+    len: usize,
+}
+
+impl MioDriver {
+    pub fn new(listeners: Vec<std::net::TcpListener>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(MioWaker(Waker::new(poll.registry(), WAKER)?));
+        let mut driver = Self {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            waker,
+            listeners: Vec::new(),
+            accept_after: Time::default(),
+            connections: Vec::new(),
+            ready: VecDeque::new(),
+        };
+        for listener in listeners {
+            let local = listener.local_addr()?;
+            let mut socket = TcpListener::from_std(listener);
+            let token = Token(FIRST_LISTENER.0 - driver.listeners.len());
+            driver.poll.registry().register(&mut socket, token, Interest::READABLE)?;
+            driver.listeners.push(Listener { socket, local, is_ready: true });
+        }
+        Ok(driver)
+    }
+
+    /// Takes what the kernel reports into the state of listeners and connections.
+    fn note_events<S>(&mut self, batch: &mut Batch<S>) {
+        for event in &self.events {
+            let Token(number) = event.token();
+            if event.token() == WAKER {
+                continue;
+            }
+            if let Some(listener) = FIRST_LISTENER.0.checked_sub(number).and_then(|i| self.listeners.get_mut(i)) {
+                listener.is_ready = true;
+                continue;
+            }
+            let slot = number as Slot;
+            let Some(Some(connection)) = self.connections.get_mut(number) else { continue };
+            if event.is_writable() && connection.sending {
+                connection.sending = false;
+                batch.completions.push(Completion::Sendable { slot });
+            }
+            if event.is_error() && !connection.reading {
+                // Nobody reads, so nobody would see it.
+                batch.completions.push(Completion::Failed { slot, error: io::ErrorKind::ConnectionReset });
+            }
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                connection.readable = true;
+                connection.read_closed |= event.is_read_closed();
+                queue(connection, slot, &mut self.ready);
+            }
+        }
+    }
+
+    fn read_ready<S>(&mut self, batch: &mut Batch<S>) {
+        let mut start = 0;
+        for _ in 0..self.ready.len() {
+            let window = (batch.arena.len() - start).min(READ_BYTES_MAX);
+            if window < READ_BYTES_MIN {
+                // The turn has enough to do; the rest comes with the next.
+                return;
+            }
+            let Some(slot) = self.ready.pop_front() else { return };
+            let Some(Some(connection)) = self.connections.get_mut(slot as usize) else { continue };
+            connection.queued = false;
+            if !connection.reading || !connection.readable {
+                continue;
+            }
+            let (room, lent) = match &mut connection.lent {
+                Some(lent) => {
+                    let len = lent.len;
+                    (lent.buffer.lent_room(len), true)
+                }
+                None => (&mut batch.arena[start..start + window], false),
+            };
+            let room_len = room.len();
+            match connection.stream.read(room) {
+                Ok(0) => {
+                    connection.readable = false;
+                    batch.completions.push(Completion::Finished { slot });
+                }
+                Ok(len) => {
+                    if lent {
+                        let Lent { buffer, .. } = *connection.lent.take().expect("it was there above");
+                        batch.completions.push(Completion::Filled { slot, buffer, len });
+                    } else {
+                        batch.completions.push(Completion::Received { slot, start, len });
+                        // Words are unmasked eight bytes at a time.
+                        start = (start + len).next_multiple_of(8).min(batch.arena.len());
+                    }
+                    // "if the read(2) returns less than asked for, the I/O space is exhausted"
+                    // (epoll(7)); only a FIN behind it would go unnoticed.
+                    connection.readable = len == room_len || connection.read_closed;
+                    queue(connection, slot, &mut self.ready);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    queue(connection, slot, &mut self.ready);
+                }
+                Err(error) => {
+                    connection.readable = false;
+                    batch.completions.push(Completion::Failed { slot, error: error.kind() });
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Time, batch: &mut Batch<TcpStream>) {
+        if now < self.accept_after {
+            return;
+        }
+        for listener in &mut self.listeners {
+            while listener.is_ready && batch.accepted.len() < ACCEPTS_MAX {
+                match listener.socket.accept() {
+                    Ok((socket, peer)) => {
+                        // Without it a peer waits 40 ms for the second of two small messages.
+                        let _ = socket.set_nodelay(true);
+                        batch.accepted.push(Accepted { socket, peer, local: listener.local });
+                    }
+                    Err(error) => match error.kind() {
+                        io::ErrorKind::WouldBlock => listener.is_ready = false,
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                        // Out of descriptors or memory. The peers wait in the backlog; trying
+                        // again at once would only spin.
+                        _ => {
+                            self.accept_after = now.after(ACCEPT_PAUSE);
+                            batch.listener_trouble = Some(error);
+                            return;
+                        }
+                    },
+                }
+            }
+        }
+    }
+
+    fn connection(&mut self, slot: Slot) -> Option<&mut Connection> {
+        self.connections.get_mut(slot as usize)?.as_mut()
+    }
+}
+
+impl Driver for MioDriver {
+    type Socket = TcpStream;
+
+    fn now(&self) -> Time {
+        static BEGIN: Lazy<Instant> = Lazy::new(Instant::now);
+        // Not 0: that is "not yet" in places.
+        Time(BEGIN.elapsed().as_micros() as u64 + 1)
+    }
+
+    fn wait(&mut self, until: Time, batch: &mut Batch<TcpStream>) -> io::Result<()> {
+        batch.completions.clear();
+        let any_listener = self.listeners.iter().any(|listener| listener.is_ready);
+        let mut until = until;
+        if any_listener {
+            until = until.min(self.accept_after);
+        }
+        let timeout = if !self.ready.is_empty() {
+            Some(Duration::ZERO)
+        } else if until == Time::NEVER {
+            None
+        } else {
+            Some(until.since(self.now()))
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            // A signal, or SIGCONT after a stop.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        self.note_events(batch);
+        self.read_ready(batch);
+        if self.listeners.iter().any(|listener| listener.is_ready) {
+            self.accept(self.now(), batch);
+        }
+        Ok(())
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.waker.clone()
+    }
+
+    fn adopt(&mut self, slot: Slot, mut stream: TcpStream) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, Token(slot as usize), interest)?;
+        let index = slot as usize;
+        if index >= self.connections.len() {
+            self.connections.resize_with(index + 1, || None);
+        }
+        self.connections[index] = Some(Connection {
+            stream,
+            lent: None,
+            reading: true,
+            readable: false,
+            queued: false,
+            read_closed: false,
+            sending: false,
+        });
+        Ok(())
+    }
+
+    fn send(&mut self, slot: Slot, chunks: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(connection) = self.connection(slot) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let sent = match chunks {
+            // std sends with MSG_NOSIGNAL, too, but only a single slice.
+            [chunk] => connection.stream.write(chunk),
+            _ => SockRef::from(&connection.stream).send_vectored_with_flags(chunks, SEND_FLAGS),
+        };
+        let offered = || chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
+        connection.sending = match &sent {
+            Ok(len) => *len < offered(),
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        sent
+    }
+
+    fn lend(&mut self, slot: Slot, buffer: Buffer, len: usize) {
+        if let Some(connection) = self.connection(slot) {
+            connection.lent = Some(Box::new(Lent { buffer, len }));
+        }
+    }
+
+    fn set_reading(&mut self, slot: Slot, on: bool) {
+        if let Some(Some(connection)) = self.connections.get_mut(slot as usize) {
+            connection.reading = on;
+            queue(connection, slot, &mut self.ready);
+        }
+    }
+
+    fn finish(&mut self, slot: Slot) {
+        if let Some(connection) = self.connection(slot) {
+            // A peer that is gone already needs no FIN.
+            let _ = connection.stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    fn close(&mut self, slot: Slot, reset: bool) -> Option<Buffer> {
+        let mut connection = self.connections.get_mut(slot as usize)?.take()?;
+        // A forked child may hold the descriptor open; the kernel would go on reporting it.
+        let _ = self.poll.registry().deregister(&mut connection.stream);
+        if reset {
+            let _ = SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO));
+        }
+        connection.lent.map(|lent| lent.buffer)
+    }
+
+    fn stop_listening(&mut self) {
+        for mut listener in self.listeners.drain(..) {
+            let _ = self.poll.registry().deregister(&mut listener.socket);
+        }
+    }
+}
+
+/// Enters a connection into the list of those to read from.
+fn queue(connection: &mut Connection, slot: Slot, ready: &mut VecDeque<Slot>) {
+    if connection.reading && connection.readable && !connection.queued {
+        connection.queued = true;
+        ready.push_back(slot);
+    }
+}
+
+struct MioWaker(Waker);
+
+impl Wake for MioWaker {
+    fn wake(&self) {
+        // It can only fail when the eventfd's counter is full, and then a wake is pending.
+        let _ = self.0.wake();
+    }
+}
+
+/// One read: a message of 64 KiB with its head fits.
+const READ_BYTES_MAX: usize = 128 * 1024;
+/// With less room left the turn ends instead.
+const READ_BYTES_MIN: usize = 16 * 1024;
+/// What a turn reads at most, in all.
+pub const ARENA_BYTES: usize = 512 * 1024;
+/// What a turn is told at most: it bounds how long the others wait.
+const EVENTS_MAX: usize = 256;
+/// New connections in a turn: a storm of them must not starve the open ones.
+const ACCEPTS_MAX: usize = 64;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const WAKER: Token = Token(usize::MAX);
+const FIRST_LISTENER: Token = Token(usize::MAX - 1);
+/// A host with SIGPIPE at its default would die of a peer that left.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const SEND_FLAGS: i32 = 0;

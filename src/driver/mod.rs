@@ -1,0 +1,104 @@
+//! The kernel, as the engine sees it: the contract that every driver keeps.
+//!
+//! It has the shape of completions: the driver reads and writes, and reports what came of it.
+//! `mio` asks the real kernel, `sim` invents one from a seed. Between two waits the engine
+//! owns what was read, so that payloads can be lent on without a copy.
+
+pub mod listen;
+pub mod mio;
+pub mod outbox;
+pub mod sim;
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::id::{Slot, Time};
+
+/// One shard's way to the kernel. A connection is known by its slot from `adopt` to `close`.
+pub trait Driver {
+    /// A connection that is accepted and has no slot yet. It may go to another shard's thread.
+    type Socket: Send + 'static;
+
+    fn now(&self) -> Time;
+
+    /// Waits until something happens, `wake` is called or the time has come, and reads what
+    /// there is to read, within the batch's memory.
+    fn wait(&mut self, until: Time, batch: &mut Batch<Self::Socket>) -> io::Result<()>;
+
+    /// Ends a wait from another thread.
+    fn waker(&self) -> Arc<dyn Wake>;
+
+    /// Gives a connection its slot and begins to read from it.
+    fn adopt(&mut self, slot: Slot, socket: Self::Socket) -> io::Result<()>;
+
+    /// Writes what the kernel takes now. When that is not all, [`Completion::Sendable`] follows
+    /// as soon as there is room. `chunks` is never empty.
+    fn send(&mut self, slot: Slot, chunks: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// The next bytes of this connection, at most `len`, go to the end of `buffer` and come
+    /// back with it in [`Completion::Filled`].
+    fn lend(&mut self, slot: Slot, buffer: Buffer, len: usize);
+
+    /// While reading is off the peer's bytes stay in the kernel, and TCP slows it down.
+    fn set_reading(&mut self, slot: Slot, on: bool);
+
+    /// Ends our half of the stream (FIN). Reading goes on.
+    fn finish(&mut self, slot: Slot);
+
+    /// Ends the connection and gives back what was lent. With `reset` the peer gets an RST and
+    /// the kernel forgets what it has not sent yet.
+    fn close(&mut self, slot: Slot, reset: bool) -> Option<Buffer>;
+
+    /// Ends all listening.
+    fn stop_listening(&mut self);
+}
+
+/// Ends a wait. Calls that come before the wait count, too.
+pub trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+/// What one wait brought.
+pub struct Batch<S> {
+    /// Where the bytes just read lie until the next wait.
+    pub arena: Vec<u8>,
+    pub completions: Vec<Completion>,
+    pub accepted: Vec<Accepted<S>>,
+    /// A listener could not accept; it is tried again after a pause.
+    pub listener_trouble: Option<io::Error>,
+}
+
+impl<S> Batch<S> {
+    pub fn new(arena_bytes: usize) -> Self {
+        Self {
+            arena: vec![0; arena_bytes],
+            completions: Vec::new(),
+            accepted: Vec::new(),
+            listener_trouble: None,
+        }
+    }
+}
+
+/// Something that happened to a connection.
+#[derive(Debug)]
+pub enum Completion {
+    /// `len` bytes lie in the arena from `start` on.
+    Received { slot: Slot, start: usize, len: usize },
+    /// `len` more bytes lie after what the lent buffer held.
+    Filled { slot: Slot, buffer: Buffer, len: usize },
+    /// After a short `send`: there is room again.
+    Sendable { slot: Slot },
+    /// The peer has ended its half of the stream.
+    Finished { slot: Slot },
+    /// The connection is broken.
+    Failed { slot: Slot, error: io::ErrorKind },
+}
+
+/// A new connection.
+pub struct Accepted<S> {
+    pub socket: S,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}

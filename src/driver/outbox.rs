@@ -1,0 +1,286 @@
+//! Bytes to write to one connection, in order, until the kernel has taken them.
+//!
+//! Small writes of a turn join into one chunk, so that a turn costs a connection one system
+//! call. Long payloads are not copied: they are shared by reference count, or, when they lie in
+//! what the turn has just read, lent until the turn's flush.
+
+use std::collections::{TryReserveError, VecDeque};
+use std::io::IoSlice;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::id::Time;
+
+#[derive(Default)]
+pub struct Outbox {
+    chunks: VecDeque<Chunk>,
+    /// How much of the first chunk the kernel has.
+    first_sent: usize,
+    /// Bytes not sent yet.
+    bytes: usize,
+    /// The kernel took less than all; the driver will say when there is room.
+    pub is_blocked: bool,
+    /// When the peer last took a fair amount (see `timeout.write_stall`), and how much since.
+    pub progress_at: Time,
+    pub progress_bytes: usize,
+}
+
+enum Chunk {
+    Own(Vec<u8>),
+    Shared { buffer: Arc<Buffer>, range: Range<usize> },
+    /// In the turn's arena. Made whole or own before the turn ends.
+    Lent(Range<usize>),
+}
+
+impl Chunk {
+    fn as_slice<'a>(&'a self, arena: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared { buffer, range } => &buffer.as_slice()[range.clone()],
+            Self::Lent(range) => &arena[range.clone()],
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Own(bytes) => bytes.len(),
+            Self::Shared { range, .. } | Self::Lent(range) => range.len(),
+        }
+    }
+}
+
+impl Outbox {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Copies all parts to the end, or, without memory, none: into the last chunk if it has
+    /// room.
+    #[inline]
+    pub fn push(&mut self, parts: [&[u8]; 3], spares: &mut Spares) -> Result<(), TryReserveError> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        if len == 0 {
+            return Ok(());
+        }
+        match self.chunks.back_mut() {
+            Some(Chunk::Own(last)) if last.len() + len <= JOINED_BYTES_MAX => {
+                last.try_reserve(len)?;
+                parts.iter().for_each(|part| last.extend_from_slice(part));
+            }
+            _ => {
+                let mut chunk = spares.chunk();
+                chunk.try_reserve(len)?;
+                parts.iter().for_each(|part| chunk.extend_from_slice(part));
+                self.chunks.push_back(Chunk::Own(chunk));
+            }
+        }
+        self.bytes += len;
+        Ok(())
+    }
+
+    /// Queues part of a shared buffer without copying it.
+    pub fn push_shared(&mut self, buffer: Arc<Buffer>, range: Range<usize>) {
+        self.bytes += range.len();
+        self.chunks.push_back(Chunk::Shared { buffer, range });
+    }
+
+    /// Queues part of the turn's arena without copying it. [`Outbox::settle`] must follow
+    /// before the arena changes.
+    pub fn push_lent(&mut self, range: Range<usize>) {
+        self.bytes += range.len();
+        self.chunks.push_back(Chunk::Lent(range));
+    }
+
+    /// Gives the front of the queue to `send`.
+    #[inline]
+    pub fn with_slices<R>(&self, arena: &[u8], send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
+        let first = &self.chunks[0].as_slice(arena)[self.first_sent..];
+        if self.chunks.len() == 1 {
+            return send(&[IoSlice::new(first)]);
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        slices[0] = IoSlice::new(first);
+        let count = self.chunks.len().min(SLICES_MAX);
+        for (slice, chunk) in slices[1..count].iter_mut().zip(self.chunks.iter().skip(1)) {
+            *slice = IoSlice::new(chunk.as_slice(arena));
+        }
+        send(&slices[..count])
+    }
+
+    /// The kernel took `len` bytes.
+    #[inline]
+    pub fn advance(&mut self, len: usize, spares: &mut Spares) {
+        self.bytes -= len;
+        self.first_sent += len;
+        while let Some(first) = self.chunks.front() {
+            let first_len = first.len();
+            if first_len > self.first_sent {
+                break;
+            }
+            self.first_sent -= first_len;
+            match self.chunks.pop_front() {
+                Some(Chunk::Own(bytes)) => spares.keep_chunk(bytes),
+                Some(Chunk::Shared { buffer, .. }) => spares.release(buffer),
+                _ => {}
+            }
+        }
+    }
+
+    /// Copies what still lies in the arena: the turn is over.
+    pub fn settle(&mut self, arena: &[u8]) -> Result<(), TryReserveError> {
+        for chunk in &mut self.chunks {
+            if let Chunk::Lent(range) = chunk {
+                let mut own = Vec::new();
+                own.try_reserve_exact(range.len())?;
+                own.extend_from_slice(&arena[range.clone()]);
+                *chunk = Chunk::Own(own);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self, spares: &mut Spares) {
+        while let Some(chunk) = self.chunks.pop_front() {
+            match chunk {
+                Chunk::Own(bytes) => spares.keep_chunk(bytes),
+                Chunk::Shared { buffer, .. } => spares.release(buffer),
+                Chunk::Lent(_) => {}
+            }
+        }
+        *self = Self { chunks: std::mem::take(&mut self.chunks), ..Self::default() };
+    }
+}
+
+/// Outboxes and small chunks between two uses, one set per shard: in the steady state a
+/// message costs no allocation.
+#[derive(Default)]
+pub struct Spares {
+    outboxes: Vec<Box<Outbox>>,
+    chunks: Vec<Vec<u8>>,
+    pub pool: crate::buffer::BufferPool,
+}
+
+impl Spares {
+    #[inline]
+    pub fn outbox(&mut self) -> Box<Outbox> {
+        self.outboxes.pop().unwrap_or_default()
+    }
+
+    #[inline]
+    pub fn keep_outbox(&mut self, mut outbox: Box<Outbox>) {
+        outbox.clear(self);
+        if self.outboxes.len() < SPARE_OUTBOXES_MAX {
+            outbox.chunks.shrink_to(CHUNKS_KEPT);
+            self.outboxes.push(outbox);
+        }
+    }
+
+    /// Takes the memory of a shared buffer back if this was the last reference.
+    pub fn release(&mut self, buffer: Arc<Buffer>) {
+        if let Some(buffer) = Arc::into_inner(buffer) {
+            self.pool.give_back(buffer);
+        }
+    }
+
+    /// A quiet shard keeps no memory for traffic.
+    pub fn clear(&mut self) {
+        self.outboxes = Vec::new();
+        self.chunks = Vec::new();
+        self.pool.clear();
+    }
+
+    #[inline]
+    fn chunk(&mut self) -> Vec<u8> {
+        self.chunks.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES))
+    }
+
+    #[inline]
+    fn keep_chunk(&mut self, mut chunk: Vec<u8>) {
+        if chunk.capacity() <= SPARE_CHUNK_BYTES_MAX && self.chunks.len() < SPARE_CHUNKS_MAX {
+            chunk.clear();
+            self.chunks.push(chunk);
+        }
+    }
+}
+
+/// Writes join until a chunk is so long; then a copy costs more than a slice of its own.
+const JOINED_BYTES_MAX: usize = 16 * 1024;
+/// One `sendmsg` takes at most so many slices; more go with the next.
+const SLICES_MAX: usize = 64;
+/// A fresh chunk: a few small messages.
+const CHUNK_BYTES: usize = 240;
+const SPARE_CHUNK_BYTES_MAX: usize = JOINED_BYTES_MAX;
+/// Together at most 16 MiB, and freed when the shard is quiet.
+const SPARE_CHUNKS_MAX: usize = 1024;
+const SPARE_OUTBOXES_MAX: usize = 1024;
+const CHUNKS_KEPT: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(outbox: &mut Outbox, arena: &[u8], step: usize, spares: &mut Spares) -> (Vec<u8>, usize) {
+        let (mut sent, mut calls) = (Vec::new(), 0);
+        while !outbox.is_empty() {
+            let len = outbox.with_slices(arena, |slices| {
+                let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                let len = all.len().min(step);
+                sent.extend_from_slice(&all[..len]);
+                len
+            });
+            outbox.advance(len, spares);
+            calls += 1;
+        }
+        (sent, calls)
+    }
+
+    #[test]
+    fn what_goes_in_comes_out_in_order_however_little_the_kernel_takes() {
+        let arena = b"....arena....";
+        for step in [1, 2, 3, 7, 1000] {
+            let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
+            outbox.push([b"one ", b"", b""], &mut spares).unwrap();
+            outbox.push_lent(4..9);
+            outbox.push([b" two ", b"", b""], &mut spares).unwrap();
+            outbox.push_shared(Arc::new(Buffer::from(b"xsharedx".to_vec())), 1..7);
+            outbox.push([b" three", b"", b""], &mut spares).unwrap();
+            assert_eq!(outbox.bytes(), 26);
+            assert_eq!(drain(&mut outbox, arena, step, &mut spares).0, b"one arena two shared three");
+            assert_eq!(outbox.bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn small_writes_of_a_turn_cost_one_system_call() {
+        let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
+        for _ in 0..100 {
+            outbox.push([b"small", b"", b""], &mut spares).unwrap();
+        }
+        assert_eq!(drain(&mut outbox, &[], usize::MAX, &mut spares).1, 1);
+    }
+
+    #[test]
+    fn what_the_kernel_did_not_take_survives_the_arena() {
+        let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
+        outbox.push_lent(0..5);
+        outbox.advance(2, &mut spares);
+        outbox.settle(b"hello").unwrap();
+        assert_eq!(drain(&mut outbox, b"XXXXX", 1, &mut spares).0, b"llo");
+    }
+
+    #[test]
+    fn more_chunks_than_one_call_takes_go_with_the_next() {
+        let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
+        let buffer = Arc::new(Buffer::from(vec![7; 3]));
+        for _ in 0..2 * SLICES_MAX {
+            outbox.push_shared(buffer.clone(), 0..3);
+        }
+        assert_eq!(drain(&mut outbox, &[], usize::MAX, &mut spares), (vec![7; 6 * SLICES_MAX], 2));
+    }
+}

@@ -1,0 +1,121 @@
+//! One connection as its shard keeps it.
+
+use super::event::ClosedBy;
+use crate::driver::outbox::Outbox;
+use crate::id::{ConnId, Time};
+use crate::protocol::Protocol;
+use crate::protocol::handshake::Offer;
+
+pub struct Connection {
+    pub id: ConnId,
+    pub stage: Stage,
+    pub protocol: Protocol,
+    /// `None` while there is nothing to write: an idle connection holds no memory for it.
+    pub outbox: Option<Box<Outbox>>,
+    /// What the embedder keeps with this connection.
+    pub data: UserData,
+    /// When the stage must be over.
+    pub deadline: Time,
+    /// When bytes last came.
+    pub heard_at: Time,
+    /// When a message last came or went.
+    pub messaged_at: Time,
+    pub ping_due: Time,
+    /// When our Ping went out that was not answered yet; `Time::NEVER`: none.
+    pub pinged_at: Time,
+    pub route: u32,
+    pub flags: Flags,
+}
+
+/// Where a connection stands towards its peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Nobody is in this slot.
+    Vacant,
+    /// The request, or the body of Hixie-76, is arriving.
+    Handshake,
+    /// The request is there; the embedder decides. `None`: a plain HTTP request.
+    Deciding(Option<Offer>),
+    Open,
+    /// Our Close is queued; the peer's is awaited.
+    Closing(ClosedBy),
+    /// All is said. When the outbox is empty our half of the stream ends.
+    Finishing,
+    /// Our half has ended. What still comes is dropped for a while, because closing on unread
+    /// bytes makes an RST, and the peer would lose our last words.
+    Lingering { dropped_bytes: u32 },
+    /// Nothing more can be said; the driver closes it with the flush.
+    Gone { reset: bool },
+    /// The driver has closed it; only the delivery of CLOSE may be missing.
+    Ended,
+}
+
+/// Small facts, one bit each.
+#[derive(Clone, Copy, Default)]
+pub struct Flags {
+    /// OPEN was, or is about to be, delivered: CLOSE must follow.
+    pub opened: bool,
+    /// CLOSE is queued for delivery, or was delivered: nothing may follow.
+    pub close_queued: bool,
+    pub close_delivered: bool,
+    /// In the list of connections that the flush looks at.
+    pub dirty: bool,
+    /// The peer has ended its half of the stream.
+    pub peer_finished: bool,
+    /// The embedder has paused reading.
+    pub paused: bool,
+    /// What the driver was last told about reading.
+    pub reading: bool,
+    /// The embedder was told to wait for DRAIN.
+    pub wants_drain: bool,
+    /// The reply to this request has no body.
+    pub head_only: bool,
+    /// The table keeps a request or a subprotocol for it.
+    pub has_side: bool,
+}
+
+/// A word of the embedder's, and what must happen when it is no longer needed.
+#[derive(Default)]
+pub struct UserData {
+    pub word: usize,
+    pub release: Option<Box<dyn Release>>,
+}
+
+/// Told exactly once that a word of the embedder's will not be used any more, on a thread of
+/// the library, under no lock and inside no call of the embedder's.
+pub trait Release: Send {
+    fn release(self: Box<Self>);
+}
+
+impl Connection {
+    pub fn vacant() -> Self {
+        Self {
+            id: ConnId::NONE,
+            stage: Stage::Vacant,
+            protocol: Protocol::new(),
+            outbox: None,
+            data: UserData::default(),
+            deadline: Time::NEVER,
+            heard_at: Time::default(),
+            messaged_at: Time::default(),
+            ping_due: Time::NEVER,
+            pinged_at: Time::NEVER,
+            route: 0,
+            flags: Flags::default(),
+        }
+    }
+
+    pub fn outbox_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
+    }
+
+    /// Should the driver read from it now?
+    pub fn should_read(&self) -> bool {
+        match self.stage {
+            // A peer that must write before it reads would else never see our last words.
+            Stage::Handshake | Stage::Closing(_) | Stage::Finishing | Stage::Lingering { .. } => true,
+            Stage::Open => !self.flags.paused,
+            Stage::Vacant | Stage::Deciding(_) | Stage::Gone { .. } | Stage::Ended => false,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What the embedder is told, and in which order: `UPGRADE? OPEN (MESSAGE | …)* CLOSE`.
+
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::id::ConnId;
+use crate::protocol::Kind;
+use crate::protocol::close::{CloseCode, CloseFrame};
+
+/// One thing that happened, waiting for the turn's delivery.
+pub struct Event {
+    pub conn: ConnId,
+    pub kind: EventKind,
+    pub body: Body,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventKind {
+    /// Waits for accept or reject.
+    Upgrade,
+    /// The body is the subprotocol.
+    Open,
+    Message(Kind),
+    /// The outbox is below `send.low_water` again.
+    Drain,
+    /// The body is the peer's reason.
+    Close { code: CloseCode, by: ClosedBy },
+    Ping,
+    /// With the round trip, if it answers a Ping of ours.
+    Pong { rtt_us: u64 },
+    /// A plain request, waiting for its reply.
+    Http,
+    /// A listener could not accept; the body says why.
+    Listener,
+    /// A panic was contained; the body says where.
+    Fault,
+    /// The last event of the server.
+    Stopped,
+    ThreadStart,
+    ThreadStop,
+}
+
+/// Who or what ended a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClosedBy {
+    Peer = 1,
+    Host = 2,
+    Timeout = 3,
+    Limit = 4,
+    Protocol = 5,
+    Network = 6,
+    Shutdown = 7,
+}
+
+/// An event's bytes.
+pub enum Body {
+    None,
+    /// In the turn's arena.
+    Arena { start: usize, len: usize },
+    Shared(Arc<Buffer>),
+}
+
+impl Body {
+    pub fn copied(bytes: &[u8]) -> Self {
+        if bytes.is_empty() { Self::None } else { Self::Shared(Arc::new(Buffer::from(bytes.to_vec()))) }
+    }
+
+    pub fn as_slice<'a>(&'a self, arena: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::None => &[],
+            Self::Arena { start, len } => &arena[*start..start + len],
+            Self::Shared(buffer) => buffer.as_slice(),
+        }
+    }
+}
+
+impl Event {
+    /// An event of the server itself.
+    pub fn of_server(kind: EventKind, text: &str) -> Self {
+        Self { conn: ConnId::NONE, kind, body: Body::copied(text.as_bytes()) }
+    }
+
+    pub fn close(conn: ConnId, frame: &CloseFrame, by: ClosedBy) -> Self {
+        let kind = EventKind::Close { code: frame.code(), by };
+        Self { conn, kind, body: Body::copied(frame.reason()) }
+    }
+}

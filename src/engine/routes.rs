@@ -1,0 +1,176 @@
+//! Which of the embedder's handlers a path belongs to.
+//!
+//! Patterns are `/chat`, `/room/:id` and `/files/*`; the most specific wins. matchit keeps
+//! them; this says what C users write in the words matchit reads.
+
+use std::sync::Arc;
+
+use matchit::Router;
+
+use crate::protocol::http::percent_decoded;
+
+/// All routes of a server. The same for every shard.
+#[derive(Clone, Default)]
+pub struct Routes {
+    list: Vec<Route>,
+    sockets: Router<usize>,
+    http: Router<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The embedder's number for it.
+    pub number: u32,
+    pub wants: Wants,
+    /// Plain HTTP requests, too.
+    pub http: bool,
+}
+
+/// What the embedder listens to. The rest is not even made.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Wants {
+    pub upgrade: bool,
+    pub open: bool,
+    pub message: bool,
+    pub close: bool,
+    pub drain: bool,
+    pub other: bool,
+}
+
+/// Parameters found in a path, decoded.
+pub type Parameters = Arc<[(String, String)]>;
+
+impl Routes {
+    /// Adds a pattern; the error says what is wrong with it.
+    pub fn add(&mut self, pattern: &str, route: Route) -> Result<(), String> {
+        let index = self.list.len();
+        for form in forms(pattern)? {
+            let clash = |_| format!("the pattern \"{pattern}\" is taken by another route already");
+            // A route for both would hide another's plain pages under the same path, so each
+            // kind of request is looked up on its own.
+            self.sockets.insert(form.clone(), index).map_err(clash)?;
+            if route.http {
+                self.http.insert(form, index).map_err(clash)?;
+            }
+        }
+        self.list.push(route);
+        Ok(())
+    }
+
+    pub fn get(&self, index: usize) -> &Route {
+        &self.list[index]
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The route that hears the server's own events: the first that listens to them.
+    pub fn for_server(&self) -> Option<usize> {
+        self.list.iter().position(|route| route.wants.other)
+    }
+
+    pub fn find_socket(&self, path: &str) -> Option<(usize, Parameters)> {
+        find(&self.sockets, path)
+    }
+
+    pub fn find_http(&self, path: &str) -> Option<(usize, Parameters)> {
+        find(&self.http, path)
+    }
+}
+
+fn find(router: &Router<usize>, path: &str) -> Option<(usize, Parameters)> {
+    let found = router.at(path).ok()?;
+    let parameters = found.params.iter().map(|(name, value)| {
+        let name = if name == REST { "*" } else { name };
+        (name.to_string(), percent_decoded(value))
+    });
+    Some((*found.value, parameters.collect()))
+}
+
+/// A pattern in matchit's words; `/files/*` takes `/files/`, too, and so needs two.
+fn forms(pattern: &str) -> Result<Vec<String>, String> {
+    if !pattern.starts_with('/') {
+        return Err(format!("the pattern \"{pattern}\" must begin with /"));
+    }
+    let mut form = String::new();
+    let mut segments = pattern[1..].split('/').peekable();
+    while let Some(segment) = segments.next() {
+        form.push('/');
+        if segment == "*" {
+            if segments.peek().is_some() {
+                return Err(format!("in the pattern \"{pattern}\" the * must be the last segment"));
+            }
+            return Ok(vec![form.clone(), format!("{form}{{*{REST}}}")]);
+        }
+        if let Some(name) = segment.strip_prefix(':') {
+            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                return Err(format!("in the pattern \"{pattern}\" a parameter needs a name of letters and digits"));
+            }
+            form.push_str(&format!("{{{name}}}"));
+        } else if segment.contains(['*', '{', '}', '?', '#']) {
+            return Err(format!("in the pattern \"{pattern}\" only a whole segment can be * or :name"));
+        } else {
+            form.push_str(segment);
+        }
+    }
+    Ok(vec![form])
+}
+
+/// The name of what `*` took, in matchit's words; no parameter of an embedder can have it.
+const REST: &str = "rest-of-the-path";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(patterns: &[(&str, bool)]) -> Routes {
+        let mut routes = Routes::default();
+        for (number, &(pattern, http)) in patterns.iter().enumerate() {
+            routes.add(pattern, Route { number: number as u32, wants: Wants::default(), http }).unwrap();
+        }
+        routes
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins() {
+        let routes = routes(&[("/*", false), ("/room/:id", false), ("/room/lobby", false), ("/files/*", false)]);
+        let number = |path| routes.find_socket(path).map(|(index, _)| index);
+        assert_eq!(number("/"), Some(0));
+        assert_eq!(number("/x/y"), Some(0));
+        assert_eq!(number("/room/lobby"), Some(2));
+        assert_eq!(number("/room/7"), Some(1));
+        assert_eq!(number("/files/"), Some(3));
+        assert_eq!(number("/files/a/b"), Some(3));
+    }
+
+    #[test]
+    fn parameters_are_decoded() {
+        let routes = routes(&[("/room/:id/:who", false), ("/files/*", false)]);
+        let (_, parameters) = routes.find_socket("/room/a%20b/c").unwrap();
+        assert_eq!(&*parameters, [("id".into(), "a b".into()), ("who".into(), "c".into())]);
+        assert_eq!(&*routes.find_socket("/files/x/y").unwrap().1, [("*".into(), "x/y".into())]);
+        assert!(routes.find_socket("/room/1").is_none());
+    }
+
+    #[test]
+    fn a_plain_request_finds_only_routes_that_answer_them() {
+        let routes = routes(&[("/*", false), ("/page", true)]);
+        assert!(routes.find_http("/page").is_some());
+        assert!(routes.find_http("/").is_none());
+    }
+
+    #[test]
+    fn a_bad_pattern_is_refused_with_the_reason() {
+        for bad in ["chat", "/a/*/b", "/a*", "/:", "/:a-b", "/{a}", "/a?b", ""] {
+            assert!(forms(bad).is_err(), "{bad:?}");
+        }
+        let mut routes = routes(&[("/a/:b", false)]);
+        let again = Route { number: 1, wants: Wants::default(), http: false };
+        assert!(routes.add("/a/:c", again).unwrap_err().contains("taken"));
+    }
+}

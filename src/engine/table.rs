@@ -1,0 +1,369 @@
+//! What every thread may know of a shard's connections without asking the shard.
+//!
+//! Whether a connection lives and how much is queued for it, in atomics: a send from another
+//! thread is answered at once. The shard writes, everyone reads; the mailbox's share of the
+//! queue and the step from open to closing are the only words that others change.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::id::{ConnId, Generation, Slot, Time};
+use crate::protocol::Dialect;
+use crate::protocol::http::Request;
+
+/// One shard's connections and counters.
+#[derive(Default)]
+pub struct Table {
+    chunks: RwLock<Vec<Arc<Chunk>>>,
+    /// What few connections have, and only for a while.
+    sides: Mutex<HashMap<Slot, Side>>,
+    pub counters: Counters,
+}
+
+pub type Chunk = [Entry; CHUNK_SLOTS];
+
+/// One connection. All but `life`, `mailbox_bytes` and `wants_drain` are written by the shard
+/// alone.
+pub struct Entry {
+    /// Generation and [`Life`] in one word.
+    life: AtomicU64,
+    /// Bytes of sends that wait in the shard's mailbox.
+    pub mailbox_bytes: AtomicU64,
+    pub outbox_bytes: Count,
+    pub wants_drain: AtomicBool,
+    dialect: AtomicU32,
+    pub route: AtomicU32,
+    pub rtt_us: AtomicU32,
+    pub opened_us: Count,
+    pub bytes_in: Count,
+    pub bytes_out: Count,
+    pub messages_in: Count,
+    pub messages_out: Count,
+    pub dropped: Count,
+    peer: Address,
+    local: Address,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Life {
+    /// No connection, or one whose request is still arriving.
+    None = 0,
+    /// UPGRADE is out: waiting for accept or reject.
+    Deciding = 1,
+    /// A plain HTTP request waits for its reply.
+    Http = 2,
+    /// Accepted; the eight bytes of Hixie-76 are still to come.
+    Accepted = 3,
+    Open = 4,
+    /// We have begun to close.
+    Closing = 5,
+    /// CLOSE is being delivered.
+    Closed = 6,
+}
+
+/// A counter with one writer.
+#[derive(Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    #[inline]
+    pub fn add(&self, more: u64) {
+        // No read-modify-write: only the shard's own thread writes.
+        self.0.store(self.0.load(Relaxed) + more, Relaxed);
+    }
+
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Sums over a shard's life; see `fdx_stats`.
+#[derive(Default)]
+pub struct Counters {
+    pub connections: Count,
+    pub peak_connections: Count,
+    pub accepted: Count,
+    pub rejected: Count,
+    pub closed: Count,
+    pub handshake_errors: Count,
+    pub messages_in: Count,
+    pub messages_out: Count,
+    pub bytes_in: Count,
+    pub bytes_out: Count,
+    pub dropped_messages: Count,
+    pub slow_closed: Count,
+    pub faults: Count,
+}
+
+/// Kept apart because it has no fixed size.
+#[derive(Default)]
+struct Side {
+    /// From the handshake until OPEN was delivered.
+    request: Option<PendingRequest>,
+    protocol: Option<Arc<str>>,
+}
+
+/// A request with what its route's pattern found in the path.
+#[derive(Clone)]
+pub struct PendingRequest {
+    pub request: Arc<Request>,
+    pub parameters: Arc<[(String, String)]>,
+}
+
+impl Table {
+    /// The connection's entry, if the slot ever had one.
+    pub fn entry(&self, slot: Slot) -> Option<EntryRef> {
+        let chunks = self.chunks.read().unwrap_or_else(PoisonError::into_inner);
+        let chunk = chunks.get(slot as usize / CHUNK_SLOTS)?.clone();
+        Some(EntryRef { chunk, index: slot as usize % CHUNK_SLOTS })
+    }
+
+    /// The entry of a connection, and how far it has come; `None` if it is gone.
+    pub fn find(&self, id: ConnId) -> Option<(EntryRef, Life)> {
+        let entry = self.entry(id.slot())?;
+        let life = entry.get().life_of(id)?;
+        Some((entry, life))
+    }
+
+    /// The slots that are in use now, roughly.
+    pub fn ids(&self, shard: u8, mut each: impl FnMut(ConnId, &Entry)) {
+        let chunks = self.chunks.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for (index, entry) in chunks.iter().flat_map(|chunk| chunk.iter()).enumerate() {
+            let (generation, life) = entry.life();
+            if matches!(life, Life::Open | Life::Closing) {
+                each(ConnId::new(shard, generation, index as Slot), entry);
+            }
+        }
+    }
+
+    /// Makes room for one chunk more and gives the shard its own way to it.
+    pub fn grow(&self) -> Arc<Chunk> {
+        let chunk: Arc<Chunk> = Arc::new(std::array::from_fn(|_| Entry::new()));
+        self.chunks.write().unwrap_or_else(PoisonError::into_inner).push(chunk.clone());
+        chunk
+    }
+
+    pub fn set_request(&self, slot: Slot, request: PendingRequest) {
+        self.sides().entry(slot).or_default().request = Some(request);
+    }
+
+    pub fn request(&self, id: ConnId) -> Option<PendingRequest> {
+        let sides = self.sides();
+        // Looked at under the lock: the slot can't pass to another connection meanwhile
+        // without losing its side first.
+        self.find(id)?;
+        sides.get(&id.slot())?.request.clone()
+    }
+
+    /// The request has been seen by everyone who may see it.
+    pub fn forget_request(&self, slot: Slot) {
+        let mut sides = self.sides();
+        if let Some(side) = sides.get_mut(&slot) {
+            side.request = None;
+            if side.protocol.is_none() {
+                sides.remove(&slot);
+            }
+        }
+    }
+
+    pub fn set_protocol(&self, slot: Slot, protocol: &str) {
+        self.sides().entry(slot).or_default().protocol = Some(Arc::from(protocol));
+    }
+
+    pub fn protocol(&self, id: ConnId) -> Option<Arc<str>> {
+        let sides = self.sides();
+        self.find(id)?;
+        sides.get(&id.slot())?.protocol.clone()
+    }
+
+    pub fn forget_side(&self, slot: Slot) {
+        self.sides().remove(&slot);
+    }
+
+    fn sides(&self) -> MutexGuard<'_, HashMap<Slot, Side>> {
+        self.sides.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PendingRequest {
+    /// A part of the request by name; see [`Request::get`]. `/name` is a parameter of the path.
+    pub fn get(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        let Some(parameter) = name.strip_prefix('/') else { return self.request.get(name) };
+        let found = self.parameters.iter().find(|(found, _)| found == parameter)?;
+        Some(Cow::Borrowed(found.1.as_bytes()))
+    }
+}
+
+/// An entry that stays valid however the table grows.
+#[derive(Clone)]
+pub struct EntryRef {
+    chunk: Arc<Chunk>,
+    index: usize,
+}
+
+impl EntryRef {
+    #[inline]
+    pub fn get(&self) -> &Entry {
+        &self.chunk[self.index]
+    }
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self {
+            life: AtomicU64::new(0),
+            mailbox_bytes: AtomicU64::new(0),
+            outbox_bytes: Count::default(),
+            wants_drain: AtomicBool::new(false),
+            dialect: AtomicU32::new(0),
+            route: AtomicU32::new(0),
+            rtt_us: AtomicU32::new(0),
+            opened_us: Count::default(),
+            bytes_in: Count::default(),
+            bytes_out: Count::default(),
+            messages_in: Count::default(),
+            messages_out: Count::default(),
+            dropped: Count::default(),
+            peer: Address::default(),
+            local: Address::default(),
+        }
+    }
+
+    /// A new connection moves in.
+    pub fn reset(&self, generation: Generation, peer: SocketAddr, local: SocketAddr) {
+        for count in [
+            &self.outbox_bytes,
+            &self.opened_us,
+            &self.bytes_in,
+            &self.bytes_out,
+            &self.messages_in,
+            &self.messages_out,
+            &self.dropped,
+        ] {
+            count.set(0);
+        }
+        self.mailbox_bytes.store(0, SeqCst);
+        self.wants_drain.store(false, Relaxed);
+        self.rtt_us.store(0, Relaxed);
+        self.peer.set(peer);
+        self.local.set(local);
+        self.set_life(generation, Life::None);
+    }
+
+    pub fn set_life(&self, generation: Generation, life: Life) {
+        self.life.store(u64::from(generation.to_u32()) << LIFE_BITS | life as u64, SeqCst);
+    }
+
+    /// Open becomes closing, once, whoever asks first.
+    pub fn begin_close(&self, id: ConnId) -> bool {
+        self.step(id, Life::Open, Life::Closing)
+    }
+
+    /// A decision falls, once, whoever decides first.
+    pub fn decide(&self, id: ConnId, awaited: Life) -> bool {
+        self.step(id, awaited, Life::Accepted)
+    }
+
+    fn step(&self, id: ConnId, from: Life, to: Life) -> bool {
+        let word = |life: Life| u64::from(id.generation().to_u32()) << LIFE_BITS | life as u64;
+        self.life.compare_exchange(word(from), word(to), SeqCst, SeqCst).is_ok()
+    }
+
+    pub fn life_of(&self, id: ConnId) -> Option<Life> {
+        let (generation, life) = self.life();
+        (generation == id.generation() && life != Life::None).then_some(life)
+    }
+
+    fn life(&self) -> (Generation, Life) {
+        let word = self.life.load(SeqCst);
+        let life = match word & ((1 << LIFE_BITS) - 1) {
+            1 => Life::Deciding,
+            2 => Life::Http,
+            3 => Life::Accepted,
+            4 => Life::Open,
+            5 => Life::Closing,
+            6 => Life::Closed,
+            _ => Life::None,
+        };
+        (Generation::from_u32((word >> LIFE_BITS) as u32), life)
+    }
+
+    pub fn set_dialect(&self, dialect: Dialect) {
+        self.dialect.store(dialect as u32 + 1, Relaxed);
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        match self.dialect.load(Relaxed) {
+            2 => Dialect::HyBi08,
+            3 => Dialect::HyBi07,
+            4 => Dialect::Hixie76,
+            5 => Dialect::Hixie75,
+            _ => Dialect::Rfc6455,
+        }
+    }
+
+    /// All bytes on their way to the peer that the kernel does not have yet.
+    #[inline]
+    pub fn queued_bytes(&self) -> u64 {
+        self.mailbox_bytes.load(SeqCst) + self.outbox_bytes.get()
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.peer.get()
+    }
+
+    pub fn local(&self) -> SocketAddr {
+        self.local.get()
+    }
+
+    pub fn opened_at(&self) -> Time {
+        Time(self.opened_us.get())
+    }
+}
+
+/// A socket address in three words.
+#[derive(Default)]
+struct Address {
+    high: Count,
+    low: Count,
+    /// The port, and above it whether this is IPv6.
+    port: Count,
+}
+
+impl Address {
+    fn set(&self, address: SocketAddr) {
+        let (bits, is_v6) = match address.ip().to_canonical() {
+            IpAddr::V4(ip) => (u128::from(ip.to_bits()), 0),
+            IpAddr::V6(ip) => (ip.to_bits(), IS_V6),
+        };
+        self.high.set((bits >> 64) as u64);
+        self.low.set(bits as u64);
+        self.port.set(u64::from(address.port()) | is_v6);
+    }
+
+    fn get(&self) -> SocketAddr {
+        let bits = u128::from(self.high.get()) << 64 | u128::from(self.low.get());
+        let ip = if self.port.get() & IS_V6 != 0 {
+            IpAddr::V6(bits.into())
+        } else {
+            IpAddr::V4((bits as u32).into())
+        };
+        SocketAddr::new(ip, self.port.get() as u16)
+    }
+}
+
+const IS_V6: u64 = 1 << 16;
+const LIFE_BITS: u32 = 3;
+/// Grown by so many connections at a time, so that little is set aside for nobody.
+pub const CHUNK_SLOTS: usize = 256;

@@ -1,0 +1,162 @@
+//! What a callback may do: the engine as an event's receiver sees it.
+//!
+//! Sends made here go straight into the outbox and leave with the turn's flush, all of a
+//! connection's together. Nothing here calls back, and nothing logs: a call of the embedder's
+//! never has a callback on its stack.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::connection::Stage;
+use super::event::{ClosedBy, EventKind};
+use super::{Command, Engine, Outgoing, SHARED_BYTES_MIN, entry_of};
+use crate::buffer::Buffer;
+use crate::config::WhenFull;
+use crate::id::{ConnId, Time};
+use crate::protocol::{Kind, WireForm};
+
+/// Receives events. An implementation calls the embedder.
+pub trait Handler {
+    fn handle(&mut self, turn: &mut Turn<'_>, event: &EventView<'_>);
+}
+
+/// One event as it is delivered.
+pub struct EventView<'a> {
+    pub conn: ConnId,
+    pub kind: EventKind,
+    /// The route's place in the list, and the embedder's number for it.
+    pub route: usize,
+    pub route_number: u32,
+    /// What the embedder keeps with the connection.
+    pub word: usize,
+    pub payload: &'a [u8],
+    pub time: Time,
+}
+
+/// The engine during one callback.
+pub struct Turn<'t> {
+    pub(super) engine: &'t mut Engine,
+    pub(super) arena: &'t [u8],
+    /// The payload being delivered, if it has memory of its own.
+    pub(super) shared: Option<&'t Arc<Buffer>>,
+}
+
+/// A message for many: encoded and checked once, shared by reference count.
+#[derive(Debug)]
+pub struct Message {
+    pub kind: Kind,
+    pub payload: Arc<Buffer>,
+}
+
+/// A send that was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    Queued,
+    /// Queued, and DRAIN will say when the outbox is low again.
+    HighWater,
+}
+
+/// The embedder called us wrongly, or too late.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Misuse {
+    NoConnection,
+    Closing,
+    /// Over `send.limit`: not queued.
+    Full,
+    TooBig,
+    NotUtf8,
+    /// Binary to a Hixie client, a ping to one.
+    Unsupported,
+    /// Not possible now; says why.
+    State(&'static str),
+    Invalid(&'static str),
+    NoMemory,
+    Stopped,
+}
+
+impl Turn<'_> {
+    pub fn shard(&self) -> u8 {
+        self.engine.shard
+    }
+
+    /// Queues a message. `data` may be (part of) the payload being delivered; a long one is
+    /// then passed on without a copy.
+    #[inline]
+    pub fn send(&mut self, conn: ConnId, kind: Kind, data: &[u8]) -> Result<Sent, Misuse> {
+        if kind == Kind::Text && simdutf8::basic::from_utf8(data).is_err() {
+            return Err(Misuse::NotUtf8);
+        }
+        let outgoing = self.outgoing(data);
+        self.engine.send(conn, kind, outgoing)
+    }
+
+    pub fn send_message(&mut self, conn: ConnId, message: &Message) -> Result<Sent, Misuse> {
+        self.engine.send(conn, message.kind, Outgoing::Shared(message.payload.clone()))
+    }
+
+    /// Does at once what other threads ask through the mailbox.
+    pub fn obey(&mut self, command: Command) {
+        self.engine.obey(command);
+    }
+
+    /// Finds the cheapest way to keep `data` until the flush.
+    #[inline]
+    fn outgoing<'d>(&self, data: &'d [u8]) -> Outgoing<'d> {
+        if data.len() < SHARED_BYTES_MIN {
+            return Outgoing::Copied(data);
+        }
+        let start = (data.as_ptr() as usize).wrapping_sub(self.arena.as_ptr() as usize);
+        if start < self.arena.len() && data.len() <= self.arena.len() - start {
+            return Outgoing::Lent { start, len: data.len() };
+        }
+        match self.shared {
+            Some(buffer) if std::ptr::eq(buffer.as_slice(), data) => Outgoing::Shared(buffer.clone()),
+            _ => Outgoing::Copied(data),
+        }
+    }
+}
+
+impl Engine {
+    #[inline]
+    fn send(&mut self, conn: ConnId, kind: Kind, outgoing: Outgoing<'_>) -> Result<Sent, Misuse> {
+        let slot = conn.slot();
+        let connection = self.connections.get_mut(slot as usize).filter(|connection| connection.id == conn);
+        let connection = connection.ok_or(Misuse::NoConnection)?;
+        match connection.stage {
+            Stage::Open if !connection.flags.close_delivered => {}
+            Stage::Closing(_) | Stage::Finishing if !connection.flags.close_delivered => {
+                return Err(Misuse::Closing);
+            }
+            Stage::Deciding(Some(_)) | Stage::Handshake => {
+                return Err(Misuse::State("the connection is not open yet"));
+            }
+            _ => return Err(Misuse::NoConnection),
+        }
+        let entry = entry_of(&self.entries, slot);
+        if kind == Kind::Binary && entry.dialect().wire_form() == WireForm::Hixie {
+            return Err(Misuse::Unsupported);
+        }
+        let limits = &self.settings.send;
+        let len = outgoing.len();
+        if len > limits.limit_bytes {
+            return Err(Misuse::TooBig);
+        }
+        let queued = connection.outbox_bytes() + entry.mailbox_bytes.load(SeqCst) as usize;
+        if queued + len > limits.limit_bytes {
+            connection.flags.wants_drain = true;
+            entry.dropped.add(1);
+            self.table.counters.dropped_messages.add(1);
+            if limits.full == WhenFull::Close {
+                self.abort(conn, ClosedBy::Limit);
+            }
+            return Err(Misuse::Full);
+        }
+        self.push_message(slot, kind, outgoing).map_err(|_| Misuse::NoMemory)?;
+        let connection = &mut self.connections[slot as usize];
+        if queued + len > self.settings.send.high_water_bytes {
+            connection.flags.wants_drain = true;
+            return Ok(Sent::HighWater);
+        }
+        Ok(Sent::Queued)
+    }
+}

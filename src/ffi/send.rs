@@ -1,0 +1,155 @@
+//! Sending: it copies before it returns and never blocks.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use super::event::{FDX_BINARY, FDX_TEXT, fdx_conn};
+use super::reentry::with_turn;
+use super::server::fdx_server;
+use super::status::*;
+use super::{bytes, guard, guard_or, handle, misused};
+use crate::engine::turn::{Message, Sent};
+use crate::id::ConnId;
+use crate::protocol::Kind;
+
+/// Sends one message. [any] The bytes are copied before this returns, and it never blocks. Order
+/// per calling thread and connection is kept. `kind` is `FDX_TEXT` or `FDX_BINARY`, `flags` 0.
+///
+/// `FDX_OK`; `FDX_HIGH_WATER`: queued, and more than `send.high_water` waits for this peer, so
+/// please wait for FDX_EV_DRAIN; `FDX_E_FULL`: `send.limit` is reached, NOT queued, and
+/// `send.full` decides whether the connection closes; `FDX_E_NO_CONN` if it is gone;
+/// `FDX_E_CLOSING` after its close has begun; `FDX_E_STATE` before it is open; `FDX_E_UTF8` for a
+/// text that is none; `FDX_E_TOO_BIG` for more than `send.limit` at once; `FDX_E_UNSUPPORTED` for
+/// binary on a Hixie connection; `FDX_E_NOMEM`; `FDX_E_STOPPED`; `FDX_E_INVALID_ARG`.
+///
+/// # Safety
+/// `server` is live; `data` points to `len` readable bytes, or is null with `len` 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_send(
+    server: *mut fdx_server,
+    conn: fdx_conn,
+    kind: u32,
+    data: *const c_void,
+    len: usize,
+    flags: u32,
+) -> fdx_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let (handle, data) = unsafe { (handle(server)?, bytes(data, len)?) };
+        let (kind, conn) = (kind_of(kind, flags)?, ConnId::from_u64(conn));
+        let sent = with_turn(handle, conn, |turn| match turn {
+            Some(turn) => turn.send(conn, kind, data),
+            None => handle.server.send(conn, kind, data),
+        });
+        sent.map(sent_status).map_err(misused)
+    })
+}
+
+/// A message for many connections: immutable, reference-counted, copied and checked once.
+pub struct fdx_msg {
+    message: Arc<Message>,
+}
+
+/// Makes a message. [any] The bytes are copied. It has one reference: give it back with
+/// `fdx_msg_unref`. NULL for an unknown kind, a text that is not UTF-8, a NULL with a length, or
+/// when there is no memory.
+///
+/// # Safety
+/// `data` points to `len` readable bytes, or is null with `len` 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_msg_new(kind: u32, data: *const c_void, len: usize) -> *mut fdx_msg {
+    guard_or(std::ptr::null_mut(), || {
+        // SAFETY: promised by the caller.
+        let Ok(data) = (unsafe { bytes(data, len) }) else { return std::ptr::null_mut() };
+        let Ok(kind) = kind_of(kind, 0) else { return std::ptr::null_mut() };
+        match Message::new(kind, data) {
+            Ok(message) => Arc::into_raw(Arc::new(fdx_msg { message: Arc::new(message) })).cast_mut(),
+            Err(_) => std::ptr::null_mut(),
+        }
+    })
+}
+
+/// One reference more. [any] Returns `msg`; NULL is accepted.
+///
+/// # Safety
+/// `msg` is null or live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_msg_ref(msg: *mut fdx_msg) -> *mut fdx_msg {
+    if !msg.is_null() {
+        // SAFETY: `fdx_msg_new` made it by `into_raw`, and the caller has a reference.
+        unsafe { Arc::increment_strong_count(msg.cast_const()) };
+    }
+    msg
+}
+
+/// One reference less. [any] Sends under way keep what they need. NULL is accepted.
+///
+/// # Safety
+/// `msg` is null or live, and the caller has a reference to give back.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_msg_unref(msg: *mut fdx_msg) {
+    guard_or((), || {
+        if !msg.is_null() {
+            // SAFETY: as above.
+            unsafe { Arc::decrement_strong_count(msg.cast_const()) };
+        }
+    });
+}
+
+/// Sends one message to `count` connections, sharing its bytes. [any] `results`, if not NULL, gets
+/// each one's status, as of `fdx_send`. `flags` is 0.
+///
+/// Returns the worst of them: the lowest if any is negative, else the highest; `FDX_OK` for no
+/// connection; `FDX_E_INVALID_ARG`.
+///
+/// # Safety
+/// `server` and `msg` are live; `conns` has `count` elements; `results` is null or has room for
+/// `count`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_send_msg(
+    server: *mut fdx_server,
+    conns: *const fdx_conn,
+    count: usize,
+    msg: *mut fdx_msg,
+    flags: u32,
+    results: *mut fdx_status,
+) -> fdx_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let (handle, msg) = unsafe { (handle(server)?, msg.as_ref().ok_or(FDX_E_INVALID_ARG)?) };
+        if (conns.is_null() && count > 0) || flags != 0 {
+            return Err(FDX_E_INVALID_ARG);
+        }
+        let mut worst = FDX_OK;
+        for index in 0..count {
+            // SAFETY: promised by the caller: `count` elements.
+            let conn = ConnId::from_u64(unsafe { conns.add(index).read() });
+            let sent = with_turn(handle, conn, |turn| match turn {
+                Some(turn) => turn.send_message(conn, &msg.message),
+                None => handle.server.send_message(conn, &msg.message),
+            });
+            let status = sent.map_or_else(misused, sent_status);
+            if !results.is_null() {
+                // SAFETY: promised by the caller: room for `count`.
+                unsafe { results.add(index).write(status) };
+            }
+            worst = if worst < 0 || status < 0 { worst.min(status) } else { worst.max(status) };
+        }
+        Ok(worst)
+    })
+}
+
+fn kind_of(kind: u32, flags: u32) -> Result<Kind, fdx_status> {
+    match (kind, flags) {
+        (FDX_TEXT, 0) => Ok(Kind::Text),
+        (FDX_BINARY, 0) => Ok(Kind::Binary),
+        _ => Err(FDX_E_INVALID_ARG),
+    }
+}
+
+fn sent_status(sent: Sent) -> fdx_status {
+    match sent {
+        Sent::Queued => FDX_OK,
+        Sent::HighWater => FDX_HIGH_WATER,
+    }
+}

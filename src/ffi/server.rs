@@ -1,0 +1,269 @@
+//! The server: made, started, stopped, waited for.
+
+use std::ffi::c_char;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+
+use super::config::{RouteHandlers, fdx_config};
+use super::error::{Failure, fdx_error};
+use super::event::Deliverer;
+use super::status::*;
+use super::{done, guard, guard_or, handle, misused, text};
+use crate::protocol::close::{CloseCode, CloseFrame, REASON_BYTES_MAX};
+use crate::server::{Server, Waited};
+
+/// A server. Reference-counted; every function may be called from any thread.
+pub struct fdx_server {
+    pub(super) server: Arc<Server>,
+    pub(super) routes: Vec<Arc<RouteHandlers>>,
+    /// References of the embedder's. The shards keep the memory alive by another count.
+    references: AtomicUsize,
+    /// How often the process had forked when this was made.
+    forks: u32,
+}
+
+impl fdx_server {
+    pub(super) fn is_forked(&self) -> bool {
+        self.forks != FORKS.load(SeqCst)
+    }
+}
+
+/// Makes a server of a config, which is copied. [any] Nothing runs yet. On success `*out` is a
+/// handle with one reference: give it back with `fdx_server_unref`.
+///
+/// `FDX_OK`; `FDX_E_INVALID_ARG`; `FDX_E_CONFIG` when there is no route.
+///
+/// # Safety
+/// `config` is live; `out` is writable; `error` is null or has its `struct_size`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_server_new(
+    config: *const fdx_config,
+    out: *mut *mut fdx_server,
+    error: *mut fdx_error,
+) -> fdx_status {
+    guard(|| {
+        let make = || -> Result<(), Failure> {
+            if out.is_null() {
+                return Err(FDX_E_INVALID_ARG.into());
+            }
+            // SAFETY: promised by the caller; no handle is left in `out` on failure.
+            unsafe { out.write(std::ptr::null_mut()) };
+            // SAFETY: promised by the caller.
+            let config = unsafe { config.as_ref() }.ok_or(FDX_E_INVALID_ARG)?;
+            if config.routes.is_empty() {
+                return Err(Failure::new(FDX_E_CONFIG, "no route: add one with fdx_config_route"));
+            }
+            let server = fdx_server {
+                server: Arc::new(Server::new(&config.config, config.routes.clone())),
+                routes: config.handlers.clone(),
+                references: AtomicUsize::new(1),
+                forks: count_forks(),
+            };
+            // SAFETY: checked and promised above.
+            unsafe { out.write(Arc::into_raw(Arc::new(server)).cast_mut()) };
+            Ok(())
+        };
+        // SAFETY: promised by the caller.
+        make().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
+    })
+}
+
+/// One reference more. [any] Returns `server`; NULL is accepted.
+///
+/// # Safety
+/// `server` is null or live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_server_ref(server: *mut fdx_server) -> *mut fdx_server {
+    guard_or(server, || {
+        // SAFETY: promised by the caller.
+        if let Some(server) = unsafe { server.as_ref() } {
+            server.references.fetch_add(1, SeqCst);
+        }
+        server
+    })
+}
+
+/// One reference less. [any] With the last one a running server is stopped in the background, as
+/// by `fdx_server_stop(server, 1001, "", 0, 0, 0)`: its last callbacks may still come. NULL is
+/// accepted.
+///
+/// # Safety
+/// `server` is null or live, and the caller has a reference to give back.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_server_unref(server: *mut fdx_server) {
+    guard_or((), || {
+        // SAFETY: promised by the caller.
+        let Some(handle) = (unsafe { server.as_ref() }) else { return };
+        // In a forked child the threads that would have to end don't exist.
+        if handle.references.fetch_sub(1, SeqCst) == 1 && !handle.is_forked() {
+            let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");
+            let _ = handle.server.stop(frame, Duration::ZERO, Duration::ZERO);
+            // SAFETY: `fdx_server_new` made it by `into_raw`, and this was the last reference.
+            drop(unsafe { Arc::from_raw(server.cast_const()) });
+        }
+    });
+}
+
+/// Opens all listeners and starts the threads, or nothing. [any] A server starts once.
+///
+/// `FDX_OK`; `FDX_E_STATE` if it was started; `FDX_E_CONFIG` without an address to listen at;
+/// `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO` (see `os_error`).
+///
+/// # Safety
+/// `server` is live; `error` is null or has its `struct_size`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_server_start(server: *mut fdx_server, error: *mut fdx_error) -> fdx_status {
+    guard(|| {
+        let start = || -> Result<(), Failure> {
+            // SAFETY: promised by the caller.
+            let handle = unsafe { handle(server) }?;
+            // SAFETY: `fdx_server_new` made it by `into_raw`; the count goes up for the Arc here.
+            let owner = unsafe {
+                Arc::increment_strong_count(server.cast_const());
+                Arc::from_raw(server.cast_const())
+            };
+            let _signals = SignalsBlocked::new();
+            Ok(handle.server.start(|| Deliverer { owner: owner.clone() })?)
+        };
+        // SAFETY: promised by the caller.
+        start().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
+    })
+}
+
+/// Begins to stop and returns at once. [any] Listeners close; every connection is closed with
+/// `code` (0: without one) and `reason`, spread over `spread_ms`; what is left after `deadline_ms`
+/// is cut. Each open connection still gets its CLOSE (`FDX_CLOSED_BY_SHUTDOWN`); the last event
+/// is `FDX_EV_STOPPED`. `len` may be `FDX_NTS`.
+///
+/// `FDX_OK`; `FDX_ALREADY`; `FDX_E_STATE` if it was not started; `FDX_E_INVALID_ARG` for a code
+/// that can't be sent; `FDX_E_TOO_BIG` for a reason over 123 bytes; `FDX_E_UTF8`.
+///
+/// # Safety
+/// `server` is live; `reason` has `len` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_server_stop(
+    server: *mut fdx_server,
+    code: u16,
+    reason: *const c_char,
+    len: usize,
+    spread_ms: u32,
+    deadline_ms: u32,
+) -> fdx_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let (handle, reason) = unsafe { (handle(server)?, text(reason, len)?) };
+        let frame = close_frame(code, reason)?;
+        let millis = |ms: u32| Duration::from_millis(u64::from(ms));
+        handle.server.stop(frame, millis(spread_ms), millis(deadline_ms)).map(done).map_err(misused)
+    })
+}
+
+/// [wait] Waits until the server has stopped and its threads are gone; forever with a negative
+/// `timeout_ms`.
+///
+/// `FDX_OK`; `FDX_E_TIMEOUT`; `FDX_E_STATE` if it was not started; `FDX_E_DEADLOCK` on a thread of
+/// the same server.
+///
+/// # Safety
+/// `server` is live, and stays so until this returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_server_wait(server: *mut fdx_server, timeout_ms: i32) -> fdx_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let handle = unsafe { handle(server) }?;
+        let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
+        match handle.server.wait(timeout) {
+            Waited::Stopped => Ok(FDX_OK),
+            Waited::TimedOut => Err(FDX_E_TIMEOUT),
+            Waited::Deadlock => Err(FDX_E_DEADLOCK),
+            Waited::NotStarted => Err(FDX_E_STATE),
+        }
+    })
+}
+
+/// The port of the configured listener `index`, in the order they were set: where port 0 was
+/// asked for, the one it got. [any]
+///
+/// `FDX_OK`; `FDX_E_NOT_FOUND` past the last, or before the start; `FDX_E_INVALID_ARG`.
+///
+/// # Safety
+/// `server` is live; `out_port` is writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_listener_port(server: *mut fdx_server, index: u32, out_port: *mut u16) -> fdx_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let handle = unsafe { handle(server) }?;
+        if out_port.is_null() {
+            return Err(FDX_E_INVALID_ARG);
+        }
+        let port = handle.server.port(index as usize).ok_or(FDX_E_NOT_FOUND)?;
+        // SAFETY: promised by the caller.
+        unsafe { out_port.write(port) };
+        Ok(FDX_OK)
+    })
+}
+
+/// A Close as the embedder asks for it; code 0 is one without a code.
+pub(super) fn close_frame(code: u16, reason: &str) -> Result<CloseFrame, fdx_status> {
+    if reason.len() > REASON_BYTES_MAX {
+        return Err(FDX_E_TOO_BIG);
+    }
+    match CloseCode(code) {
+        CloseCode(0) if reason.is_empty() => Ok(CloseFrame::EMPTY),
+        code if code.is_sendable() => Ok(CloseFrame::new(code, reason)),
+        _ => Err(FDX_E_INVALID_ARG),
+    }
+}
+
+/// How often this process has forked since it was loaded; counted in the child.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+fn count_forks() -> u32 {
+    #[cfg(unix)]
+    {
+        extern "C" fn forked() {
+            FORKS.fetch_add(1, SeqCst);
+        }
+        static COUNTING: OnceCell<()> = OnceCell::new();
+        // SAFETY: the handler only adds to an atomic, which is allowed between fork and exec.
+        COUNTING.get_or_init(|| unsafe {
+            libc::pthread_atfork(None, None, Some(forked));
+        });
+    }
+    FORKS.load(SeqCst)
+}
+
+/// Signals are the host's business: threads started meanwhile inherit the mask and get none.
+struct SignalsBlocked {
+    #[cfg(unix)]
+    before: libc::sigset_t,
+}
+
+impl SignalsBlocked {
+    fn new() -> Self {
+        #[cfg(unix)]
+        // SAFETY: both sets are initialised by the calls before they are read.
+        unsafe {
+            let mut all = std::mem::zeroed();
+            let mut before = std::mem::zeroed();
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+            Self { before }
+        }
+        #[cfg(not(unix))]
+        Self {}
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        // SAFETY: `before` was filled in by `new`.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut());
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Sums over the life of a server.
+
+use super::server::fdx_server;
+use super::status::*;
+use super::{guard, handle, struct_out};
+use crate::engine::table::{Count, Counters};
+
+/// Counted since the start. Set `struct_size` to `sizeof(fdx_stats)`. Fields of features that are
+/// not in this build are 0.
+#[repr(C)]
+pub struct fdx_stats {
+    pub struct_size: u32,
+    pub threads: u32,
+    /// Open now.
+    pub connections: u64,
+    /// Most open at once, summed over the threads.
+    pub peak_connections: u64,
+    /// TCP connections.
+    pub accepted: u64,
+    /// Requests answered with a refusal, by the server or by you.
+    pub rejected: u64,
+    pub closed: u64,
+    /// Requests that were malformed or no handshake of any dialect.
+    pub handshake_errors: u64,
+    pub msgs_in: u64,
+    pub msgs_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Messages refused with `FDX_E_FULL`.
+    pub dropped_msgs: u64,
+    /// Connections closed at `send.limit`.
+    pub slow_closed: u64,
+    pub rate_limited: u64,
+    /// Not yet taken by the kernel, of all connections.
+    pub queued_bytes: u64,
+    pub event_queue_len: u64,
+    pub deflate_bytes: u64,
+    pub topics: u64,
+    pub subscriptions: u64,
+    pub backplane_in: u64,
+    pub backplane_out: u64,
+    pub backplane_lost: u64,
+    /// Bugs of ours that were contained.
+    pub faults: u64,
+}
+
+/// The sums of a server. [any]
+///
+/// `FDX_OK`; `FDX_E_INVALID_ARG` for NULL or a `struct_size` below 8.
+///
+/// # Safety
+/// `server` is live; `stats` has its `struct_size` set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_stats) -> fdx_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let handle = unsafe { handle(server) }?;
+        let tables = handle.server.tables();
+        let sum = |count: fn(&Counters) -> &Count| tables.iter().map(|table| count(&table.counters).get()).sum();
+        let mut queued_bytes = 0;
+        handle.server.each_open(|_, entry| queued_bytes += entry.queued_bytes());
+        let value = fdx_stats {
+            struct_size: 0,
+            threads: tables.len() as u32,
+            connections: sum(|counters| &counters.connections),
+            peak_connections: sum(|counters| &counters.peak_connections),
+            accepted: sum(|counters| &counters.accepted),
+            rejected: sum(|counters| &counters.rejected),
+            closed: sum(|counters| &counters.closed),
+            handshake_errors: sum(|counters| &counters.handshake_errors),
+            msgs_in: sum(|counters| &counters.messages_in),
+            msgs_out: sum(|counters| &counters.messages_out),
+            bytes_in: sum(|counters| &counters.bytes_in),
+            bytes_out: sum(|counters| &counters.bytes_out),
+            dropped_msgs: sum(|counters| &counters.dropped_messages),
+            slow_closed: sum(|counters| &counters.slow_closed),
+            rate_limited: 0,
+            queued_bytes,
+            event_queue_len: 0,
+            deflate_bytes: 0,
+            topics: 0,
+            subscriptions: 0,
+            backplane_in: 0,
+            backplane_out: 0,
+            backplane_lost: 0,
+            faults: sum(|counters| &counters.faults),
+        };
+        // SAFETY: promised by the caller; the fields leave no padding.
+        unsafe { struct_out(value, stats) }
+    })
+}

@@ -1,0 +1,126 @@
+//! How threads reach a shard: a list of commands, and one wake for many of them.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::driver::{Accepted, Wake};
+use crate::engine::Command;
+
+/// One shard's mailbox. `S` is the driver's socket: connections are handed over here, too.
+pub struct Mailbox<S> {
+    mail: Mutex<Mail<S>>,
+    /// Something was put in since the shard last looked: it was, or is being, woken.
+    is_full: AtomicBool,
+    waker: Arc<dyn Wake>,
+}
+
+/// What lies in a mailbox.
+pub struct Mail<S> {
+    pub commands: Vec<Command>,
+    pub sockets: Vec<Accepted<S>>,
+    is_closed: bool,
+}
+
+impl<S> Default for Mail<S> {
+    fn default() -> Self {
+        Self { commands: Vec::new(), sockets: Vec::new(), is_closed: false }
+    }
+}
+
+impl<S> Mailbox<S> {
+    pub fn new(waker: Arc<dyn Wake>) -> Self {
+        Self { mail: Mutex::default(), is_full: AtomicBool::new(false), waker }
+    }
+
+    /// Gives the command back if the shard is gone.
+    pub fn post(&self, command: Command) -> Result<(), Command> {
+        let mut mail = self.lock();
+        if mail.is_closed {
+            return Err(command);
+        }
+        mail.commands.push(command);
+        drop(mail);
+        self.ring();
+        Ok(())
+    }
+
+    /// Hands a connection over. If the shard is gone the connection ends.
+    pub fn hand_over(&self, accepted: Accepted<S>) {
+        let mut mail = self.lock();
+        if !mail.is_closed {
+            mail.sockets.push(accepted);
+            drop(mail);
+            self.ring();
+        }
+    }
+
+    /// Takes everything out, into `mail`, whose lists are empty and give their memory back.
+    pub fn take(&self, mail: &mut Mail<S>) {
+        // Lowered before looking: what comes after the look rings again.
+        if self.is_full.load(SeqCst) && self.is_full.swap(false, SeqCst) {
+            let mut full = self.lock();
+            std::mem::swap(&mut full.commands, &mut mail.commands);
+            std::mem::swap(&mut full.sockets, &mut mail.sockets);
+        }
+    }
+
+    /// Nothing more can be put in; gives back what is there.
+    pub fn close(&self) -> Mail<S> {
+        let mut mail = self.lock();
+        std::mem::replace(&mut *mail, Mail { is_closed: true, ..Mail::default() })
+    }
+
+    fn ring(&self) {
+        if !self.is_full.swap(true, SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mail<S>> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ConnId;
+    use crate::engine::event::ClosedBy;
+    use std::sync::atomic::AtomicUsize;
+
+    #[derive(Default)]
+    struct Bell(AtomicUsize);
+
+    impl Wake for Bell {
+        fn wake(&self) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn command() -> Command {
+        Command::Abort { conn: ConnId::NONE, by: ClosedBy::Host }
+    }
+
+    #[test]
+    fn many_commands_ring_once_until_they_are_taken() {
+        let bell = Arc::new(Bell::default());
+        let mailbox = Mailbox::<()>::new(bell.clone());
+        let mut mail = Mail::default();
+        for round in 1..4 {
+            for _ in 0..100 {
+                assert!(mailbox.post(command()).is_ok());
+            }
+            assert_eq!(bell.0.load(SeqCst), round);
+            mailbox.take(&mut mail);
+            assert_eq!(mail.commands.drain(..).count(), 100);
+        }
+    }
+
+    #[test]
+    fn a_closed_mailbox_gives_commands_back() {
+        let mailbox = Mailbox::<()>::new(Arc::new(Bell::default()));
+        assert!(mailbox.post(command()).is_ok());
+        assert_eq!(mailbox.close().commands.len(), 1);
+        assert!(mailbox.post(command()).is_err());
+    }
+}

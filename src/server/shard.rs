@@ -1,0 +1,158 @@
+//! One thread that owns everything its connections need, and lives in turns.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{error, warn};
+
+use super::mailbox::{Mail, Mailbox};
+use crate::driver::{Accepted, Batch, Driver};
+use crate::engine::event::{Event, EventKind};
+use crate::engine::turn::Handler;
+use crate::engine::{Command, Engine};
+
+pub struct Shard<D: Driver, H: Handler> {
+    driver: D,
+    engine: Engine,
+    mailbox: Arc<Mailbox<D::Socket>>,
+    /// All shards' mailboxes, when this one listens for all.
+    spread_over: Vec<Arc<Mailbox<D::Socket>>>,
+    spread_next: usize,
+    handler: H,
+    batch: Batch<D::Socket>,
+    mail: Mail<D::Socket>,
+    listens: bool,
+}
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    pub fn new(
+        driver: D,
+        engine: Engine,
+        mailbox: Arc<Mailbox<D::Socket>>,
+        handler: H,
+        arena_bytes: usize,
+    ) -> Self {
+        Self {
+            driver,
+            engine,
+            mailbox,
+            spread_over: Vec::new(),
+            spread_next: 0,
+            handler,
+            batch: Batch::new(arena_bytes),
+            mail: Mail::default(),
+            listens: true,
+        }
+    }
+
+    /// New connections go round all these shards, this one included.
+    pub fn spread_over(&mut self, mailboxes: Vec<Arc<Mailbox<D::Socket>>>) {
+        self.spread_over = mailboxes;
+    }
+
+    /// The whole life of the shard's thread, up to its last event.
+    pub fn run(mut self, is_last: impl FnOnce() -> bool) {
+        self.tell(EventKind::ThreadStart);
+        while !self.engine.is_finished() {
+            self.turn();
+        }
+        let left = self.mailbox.close();
+        for command in left.commands {
+            self.engine.obey(command);
+        }
+        if is_last() {
+            self.tell(EventKind::Stopped);
+        }
+        self.tell(EventKind::ThreadStop);
+    }
+
+    /// wait, receive, deliver, flush.
+    pub fn turn(&mut self) {
+        if let Err(error) = self.driver.wait(self.engine.next_deadline(), &mut self.batch) {
+            error!(target: "fullduplex::driver", "waiting failed: {error}");
+            std::thread::sleep(PAUSE_AFTER_ERROR);
+        }
+        self.engine.begin_turn(self.driver.now());
+        self.guarded(|shard| shard.take_new_connections());
+        self.guarded(|shard| shard.engine.receive(&mut shard.batch.completions, &mut shard.batch.arena));
+        self.guarded(|shard| shard.take_mail());
+        self.guarded(|shard| shard.engine.handle_timeouts());
+        self.guarded(|shard| shard.engine.deliver(&shard.batch.arena, &mut shard.handler));
+        self.guarded(|shard| shard.engine.flush(&mut shard.driver, &shard.batch.arena));
+        if self.listens && self.engine.is_stopping() {
+            self.listens = false;
+            self.driver.stop_listening();
+        }
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub fn driver_mut(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    pub fn handler_mut(&mut self) -> &mut H {
+        &mut self.handler
+    }
+
+    /// Runs a part of the turn again and again until it ends without a panic; each panic costs
+    /// the connection that was worked on.
+    fn guarded(&mut self, mut part: impl FnMut(&mut Self)) {
+        // Every part takes its work out of a list before doing it, so what is left after a
+        // panic is what was not begun.
+        while catch_unwind(AssertUnwindSafe(|| part(self))).is_err() {
+            self.engine.contain_panic();
+        }
+    }
+
+    fn take_new_connections(&mut self) {
+        if let Some(error) = self.batch.listener_trouble.take() {
+            let text = format!("can't accept: {error}; trying again shortly");
+            warn!(target: "fullduplex::listen", "{text}");
+            self.engine.obey(Command::Tell(Event::of_server(EventKind::Listener, &text)));
+        }
+        while let Some(accepted) = self.batch.accepted.pop() {
+            if self.spread_over.is_empty() {
+                self.adopt(accepted);
+            } else {
+                let next = self.spread_next % self.spread_over.len();
+                self.spread_next = next + 1;
+                self.spread_over[next].hand_over(accepted);
+            }
+        }
+    }
+
+    fn adopt(&mut self, accepted: Accepted<D::Socket>) {
+        let Some(slot) = self.engine.admit(&accepted) else { return };
+        if let Err(error) = self.driver.adopt(slot, accepted.socket) {
+            warn!(target: "fullduplex::driver", "can't take a connection: {error}");
+            self.engine.forget_unadopted(slot);
+        }
+    }
+
+    fn take_mail(&mut self) {
+        self.mailbox.take(&mut self.mail);
+        if self.mail.commands.is_empty() && self.mail.sockets.is_empty() {
+            return;
+        }
+        let mut commands = std::mem::take(&mut self.mail.commands);
+        for command in commands.drain(..) {
+            self.engine.obey(command);
+        }
+        self.mail.commands = commands;
+        while let Some(accepted) = self.mail.sockets.pop() {
+            self.adopt(accepted);
+        }
+    }
+
+    /// Delivers an event of the server itself, at once.
+    fn tell(&mut self, kind: EventKind) {
+        self.engine.obey(Command::Tell(Event::of_server(kind, "")));
+        self.guarded(|shard| shard.engine.deliver(&shard.batch.arena, &mut shard.handler));
+    }
+}
+
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);

@@ -1,0 +1,314 @@
+/* A peer that does not read: what a sender is told, and what becomes of the peer. */
+#include "check.h"
+
+#define MESSAGE_LEN 16384
+#define LIMIT (256 * 1024)
+
+static host *h;
+static client slow;
+static fdx_conn conn;
+
+static void set_up(const char *settings)
+{
+    h = host_start(settings, ON_USUAL, NULL, NULL);
+    slow = client_dial_with(h->port, 8192);
+    CHECK(slow.fd >= 0 && client_upgrade(&slow, "/", NULL) == 101);
+    conn = host_await(h, FDX_EV_OPEN, 1).conn;
+}
+
+struct sent { unsigned queued, high_water, refused; };
+
+/* Sends numbered messages, as fast as it can, until one is not queued; adds up what happened. */
+static fdx_status send_until_refused(struct sent *sent)
+{
+    static char message[MESSAGE_LEN];
+    char number[16];
+    fdx_status status;
+
+    for (;;) {
+        CHECK(sent->queued < 100000);           /* 1.6 GB later, nobody has told us to wait */
+        memset(message, '.', 16);
+        snprintf(number, sizeof number, "%u ", sent->queued);
+        memcpy(message, number, strlen(number));
+        memset(message + 16, '.', sizeof message - 16);
+        status = CALL(fdx_send(h->server, conn, FDX_TEXT, message, sizeof message, 0));
+        if (status != FDX_OK && status != FDX_HIGH_WATER)
+            break;
+        sent->queued++;
+        sent->high_water += status == FDX_HIGH_WATER;
+    }
+    sent->refused++;
+    return status;
+}
+
+/* Fills the outbox and the sockets of both sides: a sender can be quicker than the shard, so it
+ * goes on until nothing has moved for a while. */
+static struct sent fill(void)
+{
+    struct sent sent = { 0, 0, 0 };
+    unsigned before;
+
+    do {
+        before = sent.queued;
+        if (send_until_refused(&sent) != FDX_E_FULL)
+            break;
+        sleep_ms(50);
+    } while (sent.queued != before);
+    return sent;
+}
+
+static void read_numbered(unsigned count)
+{
+    unsigned i, number;
+
+    for (i = 0; i < count; i++) {
+        CHECK(client_read(&slow) == OP_TEXT && slow.payload_len == MESSAGE_LEN);
+        CHECK(sscanf((const char *)slow.payload, "%u", &number) == 1 && number == i);
+    }
+}
+
+static void a_slow_reader_is_told_by_high_water_then_full_and_a_drain_follows(void)
+{
+    fdx_conn_info info = new_conn_info();
+    fdx_stats stats = new_stats();
+    struct sent sent;
+    size_t drains;
+    seen drain;
+
+    set_up("send.high_water = 64k\nsend.low_water = 16k\nsend.limit = 256k\nsend.full = drop\n");
+    sent = fill();
+    CHECK(sent.high_water > 0);             /* warned before it was refused */
+    CHECK_STATUS(FDX_OK, fdx_conn_get_info(h->server, conn, &info));
+    CHECK(info.queued_bytes > 64 * 1024 && info.queued_bytes <= LIMIT + 16);
+    CHECK(info.dropped == sent.refused);
+    CHECK_STATUS(FDX_OK, fdx_get_stats(h->server, &stats));
+    CHECK(stats.dropped_msgs == info.dropped && stats.queued_bytes == info.queued_bytes && stats.slow_closed == 0);
+    drains = host_count(h, FDX_EV_DRAIN);
+
+    read_numbered(sent.queued);             /* nothing is lost but what was refused */
+    drain = host_await(h, FDX_EV_DRAIN, drains + 1);
+    CHECK(drain.conn == conn && drain.arg <= 16 * 1024);
+    CHECK_STATUS(FDX_OK, fdx_send(h->server, conn, FDX_TEXT, "now it goes", 11, 0));
+    CLIENT_EXPECT_TEXT(&slow, "now it goes");
+    CHECK_SOON(fdx_conn_get_info(h->server, conn, &info) == FDX_OK && info.queued_bytes == 0);
+    CHECK(info.msgs_out == (uint64_t)sent.queued + 1);
+    client_leave(&slow);
+    host_end(h);
+}
+
+static void each_time_it_fills_and_empties_there_is_one_drain(void)
+{
+    unsigned round;
+
+    set_up("send.high_water = 64k\nsend.low_water = 16k\nsend.limit = 256k\nsend.full = drop\n");
+    for (round = 1; round <= 3; round++) {
+        struct sent sent = fill();
+        size_t drains = host_count(h, FDX_EV_DRAIN);
+        read_numbered(sent.queued);
+        host_await(h, FDX_EV_DRAIN, drains + 1);
+        sleep_ms(20);
+        CHECK(host_count(h, FDX_EV_DRAIN) == drains + 1);
+    }
+    client_leave(&slow);
+    host_end(h);
+}
+
+static void without_high_water_there_is_no_drain(void)
+{
+    int i;
+
+    set_up("send.high_water = 64k\n");
+    for (i = 0; i < 100; i++) {
+        CHECK_STATUS(FDX_OK, fdx_send(h->server, conn, FDX_TEXT, "a small one", 11, 0));
+        CLIENT_EXPECT_TEXT(&slow, "a small one");
+    }
+    client_leave(&slow);
+    host_await(h, FDX_EV_CLOSE, 1);
+    CHECK(host_count(h, FDX_EV_DRAIN) == 0);
+    host_end(h);
+}
+
+static void with_send_full_close_the_slow_reader_is_closed(void)
+{
+    fdx_stats stats = new_stats();
+    struct sent sent = { 0, 0, 0 };
+    fdx_status status;
+
+    set_up("send.high_water = 64k\nsend.limit = 256k\nsend.full = close\ntimeout.close = 500ms\n");
+    status = send_until_refused(&sent);
+    CHECK(status == FDX_E_FULL && sent.high_water > 0);
+    CHECK(host_await(h, FDX_EV_CLOSE, 1).arg == FDX_CLOSED_BY_LIMIT);
+    CHECK_STATUS(FDX_OK, fdx_get_stats(h->server, &stats));
+    CHECK(stats.slow_closed == 1);
+    CHECK_SOON(fdx_send(h->server, conn, FDX_TEXT, "too late", 8, 0) == FDX_E_NO_CONN);
+    client_drop(&slow);
+    host_end(h);
+}
+
+static void a_message_over_the_whole_limit_is_too_big_and_the_next_one_goes(void)
+{
+    char *large = (char *)calloc(1, LIMIT + 1);
+    fdx_msg *message = fdx_msg_new(FDX_BINARY, large, LIMIT + 1);
+
+    set_up("send.limit = 256k\nsend.full = close\n");
+    CHECK_STATUS(FDX_E_TOO_BIG, fdx_send(h->server, conn, FDX_BINARY, large, LIMIT + 1, 0));
+    CHECK_STATUS(FDX_E_TOO_BIG, fdx_send_msg(h->server, &conn, 1, message, 0, NULL));
+    fdx_msg_unref(message);
+    CHECK_STATUS(FDX_OK, fdx_send(h->server, conn, FDX_TEXT, "small", 5, 0));
+    CLIENT_EXPECT_TEXT(&slow, "small");
+    free(large);
+    client_leave(&slow);
+    host_end(h);
+}
+
+static void a_peer_that_never_reads_is_given_up_after_timeout_write_stall(void)
+{
+    int64_t begun;
+
+    set_up("send.limit = 256k\nsend.full = drop\ntimeout.write_stall = 1s\n");
+    fill();
+    begun = now_ms();
+    CHECK(host_await(h, FDX_EV_CLOSE, 1).arg == FDX_CLOSED_BY_TIMEOUT);
+    CHECK(now_ms() - begun < 4000 || runs_slowly());
+    client_drop(&slow);
+    host_end(h);
+}
+
+static void closing_a_peer_that_never_reads_ends_after_timeout_close(void)
+{
+    set_up("send.limit = 256k\nsend.full = drop\ntimeout.close = 300ms\n");
+    fill();
+    CHECK_STATUS(FDX_OK, fdx_close(h->server, conn, 1000, "bye", FDX_NTS));
+    CHECK(host_await(h, FDX_EV_CLOSE, 1).arg == FDX_CLOSED_BY_HOST);
+    CHECK(host_await(h, FDX_EV_CLOSE, 1).code == 1006);
+    client_drop(&slow);
+    host_end(h);
+}
+
+static void one_slow_reader_does_not_keep_the_others_waiting(void)
+{
+    client quick;
+    fdx_conn quick_conn;
+    int i;
+
+    set_up("send.high_water = 64k\nsend.limit = 256k\nsend.full = drop\n");
+    CHECK(fill().refused > 0);
+    quick = client_open(h->port);
+    quick_conn = host_await(h, FDX_EV_OPEN, 2).conn;
+    for (i = 0; i < 100; i++) {
+        CHECK_STATUS(FDX_OK, fdx_send(h->server, quick_conn, FDX_TEXT, "for you", 7, 0));
+        CLIENT_EXPECT_TEXT(&quick, "for you");
+    }
+    client_leave(&quick);
+    client_drop(&slow);
+    host_end(h);
+}
+
+/* -- the other direction -------------------------------------------------------------------------- */
+
+static void a_paused_connection_says_nothing_until_it_is_resumed(void)
+{
+    char text[16];
+    unsigned i;
+
+    set_up(NULL);
+    CHECK_STATUS(FDX_OK, fdx_pause(h->server, conn));
+    CHECK_ANY2(FDX_OK, FDX_ALREADY, fdx_pause(h->server, conn));
+    sleep_ms(50);                           /* the shard has heard of it */
+    for (i = 0; i < 100; i++) {
+        snprintf(text, sizeof text, "%u", i);
+        client_say(&slow, text);
+    }
+    sleep_ms(200);
+    CHECK(host_count(h, FDX_EV_MESSAGE) == 0);
+    CHECK_STATUS(FDX_OK, fdx_send(h->server, conn, FDX_TEXT, "sending goes on", 15, 0));
+    CLIENT_EXPECT_TEXT(&slow, "sending goes on");
+    CHECK_STATUS(FDX_OK, fdx_resume(h->server, conn));
+    CHECK_ANY2(FDX_OK, FDX_ALREADY, fdx_resume(h->server, conn));
+    for (i = 0; i < 100; i++)
+        CHECK((unsigned)atoi(host_await(h, FDX_EV_MESSAGE, i + 1).data) == i);
+    client_leave(&slow);
+    host_end(h);
+}
+
+static void pause_at_the_first_message(host *host_, const fdx_event *event)
+{
+    if (event->type == FDX_EV_MESSAGE && event->data[0] == '1')
+        CHECK_STATUS(FDX_OK, fdx_pause(host_->server, event->conn));
+}
+
+static void a_pause_inside_a_message_holds_back_what_comes_later(void)
+{
+    unsigned i;
+    char text[2] = "1";
+
+    h = host_start(NULL, ON_USUAL, pause_at_the_first_message, NULL);
+    slow = client_open(h->port);
+    conn = host_await(h, FDX_EV_OPEN, 1).conn;
+    client_say(&slow, text);
+    host_await(h, FDX_EV_MESSAGE, 1);
+    sleep_ms(50);                           /* what was read together with it would still come */
+    for (i = 2; i <= 9; i++) {
+        text[0] = (char)('0' + i);
+        client_say(&slow, text);
+    }
+    sleep_ms(100);
+    CHECK(host_count(h, FDX_EV_MESSAGE) == 1);
+    CHECK_STATUS(FDX_OK, fdx_resume(h->server, conn));
+    for (i = 1; i <= 9; i++)
+        CHECK((unsigned)atoi(host_await(h, FDX_EV_MESSAGE, i).data) == i);
+    client_leave(&slow);
+    host_end(h);
+}
+
+static void a_paused_connection_can_be_closed_and_ends(void)
+{
+    set_up("timeout.close = 300ms\n");
+    CHECK_STATUS(FDX_OK, fdx_pause(h->server, conn));
+    CHECK_STATUS(FDX_OK, fdx_close(h->server, conn, 1000, "bye", FDX_NTS));
+    CLIENT_EXPECT_CLOSE(&slow, 1000, "bye");
+    client_send_close(&slow, 1000, "");
+    CHECK(host_await(h, FDX_EV_CLOSE, 1).arg == FDX_CLOSED_BY_HOST);
+    client_drop(&slow);
+    host_end(h);
+}
+
+static void a_peer_that_writes_into_a_pause_is_slowed_down_not_buffered(void)
+{
+    static char bulk[65536];
+    struct timeval soon;
+    unsigned i, written = 0;
+
+    set_up(NULL);
+    CHECK_STATUS(FDX_OK, fdx_pause(h->server, conn));
+    sleep_ms(50);
+    soon.tv_sec = 0;
+    soon.tv_usec = 300000;
+    setsockopt(slow.fd, SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof soon);
+    for (i = 0; i < 1000; i++) {            /* 64 MiB, more than any socket buffer holds */
+        if (!client_try_frame(&slow, 0x80 | OP_BINARY, bulk, sizeof bulk, 1))
+            break;
+        written++;
+    }
+    CHECK(written < 1000);
+    CHECK(host_count(h, FDX_EV_MESSAGE) == 0);
+    client_drop(&slow);
+    host_end(h);
+}
+
+int main(void)
+{
+    PROVE(a_slow_reader_is_told_by_high_water_then_full_and_a_drain_follows);
+    PROVE(each_time_it_fills_and_empties_there_is_one_drain);
+    PROVE(without_high_water_there_is_no_drain);
+    PROVE(with_send_full_close_the_slow_reader_is_closed);
+    PROVE(a_message_over_the_whole_limit_is_too_big_and_the_next_one_goes);
+    PROVE(a_peer_that_never_reads_is_given_up_after_timeout_write_stall);
+    PROVE(closing_a_peer_that_never_reads_ends_after_timeout_close);
+    PROVE(one_slow_reader_does_not_keep_the_others_waiting);
+    PROVE(a_paused_connection_says_nothing_until_it_is_resumed);
+    PROVE(a_pause_inside_a_message_holds_back_what_comes_later);
+    PROVE(a_paused_connection_can_be_closed_and_ends);
+    PROVE(a_peer_that_writes_into_a_pause_is_slowed_down_not_buffered);
+    return 0;
+}

@@ -1,0 +1,93 @@
+"""The Autobahn test suite, the yardstick of WebSocket implementations, attacks `echo`."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from support.places import REPORTS, WSTEST
+
+# How many cases each chapter has, so that a suite that silently ran fewer does not look green.
+CASES = {
+    "1.1": 8, "1.2": 8,                                          # text and binary of every length
+    "2": 11, "3": 7, "4.1": 5, "4.2": 5, "5": 20,                # ping, reserved bits, opcodes, fragments
+    "6.1": 3, "6.2": 4, "6.3": 2, "6.4": 4, "6.5": 5, "6.6": 11, "6.7": 4, "6.8": 2,      # UTF-8
+    "6.9": 4, "6.10": 3, "6.11": 5, "6.12": 8, "6.13": 5, "6.14": 10, "6.15": 1, "6.16": 3,
+    "6.17": 5, "6.18": 5, "6.19": 5, "6.20": 7, "6.21": 8, "6.22": 34, "6.23": 7,
+    "7.1": 6, "7.3": 6, "7.5": 1, "7.7": 13, "7.9": 9, "7.13": 2,                         # close
+    "9.1": 6, "9.2": 6, "9.3": 9, "9.4": 9, "9.5": 6, "9.6": 6, "9.7": 6, "9.8": 6,       # large and many
+    "10.1": 1,
+}
+
+# The suite has no opinion on these, whatever a server does.
+INFORMATIONAL = {"7.1.6", "7.13.1", "7.13.2"}
+
+# The suite counts drafts: its 18 is version 13 on the wire, its 10 is version 8.
+DRAFT_OF_VERSION = {13: 18, 8: 10}
+
+
+@pytest.mark.parametrize("version", DRAFT_OF_VERSION)
+def test_every_autobahn_case_is_ok_and_none_merely_non_strict(start, version):
+    if not WSTEST.exists():
+        pytest.fail(
+            "The Autobahn test suite is missing: it needs Python 2.7, which tests/setup.sh did not find.\n"
+            "Run tests/setup.sh to see how to get one.",
+            pytrace=False,
+        )
+    reports = REPORTS / f"autobahn-{version}"
+    results = attack(start("echo").url, version, reports)
+
+    missing = {name for chapter, count in CASES.items() for name in names(chapter, count)} - results.keys()
+    assert not missing, f"cases that did not run: {sorted(missing)}"
+
+    bad = {
+        case: result
+        for case, result in results.items()
+        if {result["behavior"], result["behaviorClose"]} != {"INFORMATIONAL" if case in INFORMATIONAL else "OK"}
+    }
+    if bad:
+        pytest.fail("\n\n".join(explain(case, bad[case], reports) for case in sorted(bad, key=chapter_order)), pytrace=False)
+
+
+def attack(url, version, reports):
+    """Runs all cases of chapters 1 to 10; the suite leaves a page per case in `reports`."""
+    shutil.rmtree(reports, ignore_errors=True)
+    reports.mkdir(parents=True)
+    specification = reports / "specification.json"
+    specification.write_text(json.dumps({
+        "outdir": str(reports),
+        "servers": [{"agent": "echo", "url": url, "options": {"version": DRAFT_OF_VERSION[version]}}],
+        "cases": [f"{chapter}.*" for chapter in range(1, 11)],
+        "exclude-cases": [],
+        "exclude-agent-cases": {},
+    }))
+    done = subprocess.run(
+        [WSTEST, "-m", "fuzzingclient", "-s", specification],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240, cwd=reports,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    index = reports / "index.json"
+    assert index.exists(), f"the suite wrote no report:\n{done.stdout[-4000:]}"
+    return json.loads(index.read_text())["echo"]
+
+
+def names(chapter, count):
+    return [f"{chapter}.{number}" for number in range(1, count + 1)]
+
+
+def chapter_order(case):
+    return [int(number) for number in case.split(".")]
+
+
+def explain(case, result, reports):
+    report = json.loads((reports / result["reportfile"]).read_text())
+    return (
+        f"case {case} is {result['behavior']}, its close {result['behaviorClose']}\n"
+        f"  {report['description']}\n"
+        f"  wanted:   {report['expectation']}\n"
+        f"  expected: {report['expected']}\n"
+        f"  received: {str(report['received'])[:500]}\n"
+        f"  result:   {report['result']} {report['resultClose']}\n"
+        f"  details:  {reports / result['reportfile'].replace('.json', '.html')}"
+    )

@@ -1,0 +1,31 @@
+"""What all outside tests share. They know the servers only by their programs and their ports."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from support import wire
+from support.programs import Program
+
+
+@pytest.fixture
+def start():
+    """start("echo", settings={"versions": "13"}): a running program that ends with the test."""
+    with ExitStack() as running:
+        yield lambda name, **options: running.enter_context(Program(name, **options))
+
+
+@pytest.fixture(scope="module")
+def echo():
+    """One `echo` with its default options for a whole module: what one test does to its
+    connection must not touch the next one's."""
+    with Program("echo") as program:
+        yield program
+
+
+@pytest.fixture(params=[wire.at_once, wire.one_byte_at_a_time], ids=["at_once", "one_byte_at_a_time"])
+def dial(request):
+    """dial(program): a bare connection. Every test that uses it runs twice, so that every
+    conversation is also written one byte at a time."""
+    with ExitStack() as connections:
+        yield lambda program: connections.enter_context(wire.Wire(program.port, request.param))

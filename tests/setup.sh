@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Installs what the outside tests need, on a Debian machine that has Rust, gcc and Python 3.
+#
+# System packages come from apt, and only those that are missing (as root, or by sudo).
+# Everything else lands in target/test-env and nowhere else:
+#
+#   py3    pytest, websockets, and playwright, which drives the system's Chromium
+#   py27   Python 2.7 with the Autobahn test suite and a WebSocket client of 2011
+#   node   npm's ws, as of 2015 (it still speaks version 8) and as of today
+#
+# A second run takes no time: a stamp says which version of this script did its work here.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+env=$PWD/target/test-env
+stamp="$(sha256sum < tests/setup.sh) $env"       # with the path: virtual environments can't move
+
+main() {
+    if [ "$(cat "$env/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
+    mkdir -p "$env"
+    system_packages
+    python3_environment
+    node_packages
+    python27=$(find_python27)
+    if [ -z "$python27" ]; then
+        # No stamp: the next run looks again. The tests that need it fail by name until then.
+        how_to_get_python27
+        return
+    fi
+    python27_environment
+    echo "$stamp" > "$env/stamp"
+    say "everything is there"
+}
+
+# ------------------------------------------------------------------------------------------------
+
+system_packages() {
+    local missing=()
+    have chromium                                || missing+=(chromium)
+    have valgrind                                || missing+=(valgrind)
+    perl -MProtocol::WebSocket -e1 2>/dev/null   || missing+=(libprotocol-websocket-perl)
+    have ruby                                    || missing+=(ruby)
+    ruby -e 'require "websocket"' 2>/dev/null    || missing+=(ruby-websocket)
+    have node                                    || missing+=(nodejs)
+    have npm                                     || missing+=(npm)
+    python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+    # Without them the screenshots show boxes instead of letters.
+    for font in fonts-noto-core fonts-noto-color-emoji; do
+        dpkg -s $font >/dev/null 2>&1            || missing+=($font)
+    done
+    if [ ${#missing[@]} = 0 ]; then return; fi
+
+    say "apt: ${missing[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+python3_environment() {
+    say "Python 3: pytest, websockets, playwright"
+    python3 -m venv --clear "$env/py3"
+    "$env/py3/bin/pip" install -q --disable-pip-version-check -r /dev/stdin <<'PINS'
+pytest==9.2.0
+iniconfig==2.3.1
+packaging==26.3
+pluggy==1.7.0
+Pygments==2.21.0
+websockets==17.4
+playwright==1.65.2
+greenlet==3.5.6
+pyee==13.0.1
+typing_extensions==4.15.0
+# the last virtualenv that can make an environment for Python 2.7
+virtualenv==20.21.1
+distlib==0.4.4
+filelock==3.32.7
+platformdirs==3.11.0
+PINS
+}
+
+node_packages() {
+    say "npm: ws 0.8.0 and 8.23.0"
+    # Without scripts: the old one would compile an add-on that it can do without.
+    npm install --prefix "$env/node" --ignore-scripts --no-audit --no-fund --silent --save-exact --omit=optional \
+        ws-2015@npm:ws@0.8.0 options@0.0.6 ultron@1.0.2 ws-today@npm:ws@8.23.0
+}
+
+python27_environment() {
+    say "Python 2.7 ($python27): autobahntestsuite, websocket-client"
+    "$env/py3/bin/virtualenv" -q --clear -p "$python27" "$env/py27"
+    "$env/py27/bin/pip" install -q --no-python-version-warning --disable-pip-version-check -r /dev/stdin <<'PINS'
+autobahntestsuite==25.10.1
+attrs==21.4.0
+autobahn==0.10.9
+Automat==22.10.0
+cffi==1.15.1
+constantly==15.1.0
+cryptography==3.3.2
+enum34==1.1.10
+hyperlink==21.0.0
+idna==2.10
+incremental==16.10.1
+ipaddress==1.0.23
+Jinja2==2.11.3
+klein==17.10.0
+linecache2==1.0.0
+MarkupSafe==1.1.1
+pyasn1==0.5.1
+pyasn1-modules==0.3.0
+pycparser==2.21
+PyHamcrest==1.10.1
+pyOpenSSL==19.1.0
+service-identity==18.1.0
+six==1.16.0
+traceback2==1.4.0
+Twisted==19.10.0
+txaio==2.1.0
+typing==3.10.0.0
+ujson==2.0.3
+unittest2==1.1.0
+Werkzeug==1.0.1
+wsaccel==0.6.6
+zope.interface==4.6.0
+websocket-client==0.4.1
+PINS
+}
+
+find_python27() {
+    local candidate
+    for candidate in "${PYTHON27:-}" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/2.7*/bin/python2.7 python2.7 python2; do
+        # Run it: a pyenv shim of this name may stand in the path with nothing behind it.
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (2, 7))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+}
+
+how_to_get_python27() {
+    cat >&2 <<'HOW'
+
+  ****************************************************************************************
+  No Python 2.7 found. The Autobahn test suite and the client of 2011 run on nothing else;
+  their tests will fail and say so. Get one with pyenv (https://github.com/pyenv/pyenv):
+
+      pyenv install 2.7.18
+
+  or name one: PYTHON27=/path/to/python2.7 tests/setup.sh
+  ****************************************************************************************
+
+HOW
+}
+
+have() { command -v "$1" >/dev/null; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+say() { echo "tests/setup.sh: $*"; }
+
+main

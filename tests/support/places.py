@@ -1,0 +1,18 @@
+"""Where things are: the programs under test, what tests/setup.sh installed, what may be written."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = ROOT / "target"
+
+# Every language's examples have the same names and flags, so the same tests can try them all.
+PROGRAMS = Path(os.environ.get("FDX_PROGRAMS", TARGET / "examples" / "c"))
+
+ENV = TARGET / "test-env"
+PYTHON27 = ENV / "py27" / "bin" / "python"
+WSTEST = ENV / "py27" / "bin" / "wstest"
+NODE_MODULES = ENV / "node" / "node_modules"
+CLIENTS = ROOT / "tests" / "conformance" / "clients"
+
+REPORTS = TARGET / "test-reports"

@@ -1,0 +1,127 @@
+"""A server program, started as a user starts it and stopped as an init system stops it."""
+
+import queue
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+
+import pytest
+
+from support.places import PROGRAMS, ROOT
+
+# For a program on a busy machine, not for the network: the tests never wait this long.
+PATIENCE_SECONDS = 20
+
+
+class Program:
+    """One running example program; use it in a `with`.
+
+    Leaving the block sends SIGTERM and asserts that the program ends with 0. So every test that
+    starts one also proves that it survived what the test did to it.
+    """
+
+    def __init__(self, name, *, listen=("127.0.0.1:0",), settings=None, arguments=()):
+        self.name = name
+        self.listen = listen
+        self.command = [str(PROGRAMS / name)]
+        for address in listen:
+            self.command += ["--listen", address]
+        for key, value in (settings or {}).items():
+            self.command += ["--set", f"{key}={value}"]
+        self.command += arguments
+        self.addresses = []
+        self.process = None
+
+    @property
+    def port(self):
+        return int(self.addresses[0].rpartition(":")[2])
+
+    @property
+    def url(self):
+        return f"ws://127.0.0.1:{self.port}/"
+
+    def start(self):
+        if not (PROGRAMS / self.name).exists():
+            pytest.fail(f"{PROGRAMS / self.name} is missing: run `make examples` first", pytrace=False)
+        self.errors = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.errors, cwd=ROOT
+        )
+        self.lines = queue.Queue()
+        threading.Thread(target=self._read_lines, daemon=True).start()
+        try:
+            self.addresses = [self._listening_line() for _ in self.listen]
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        return self
+
+    def stop(self, how=signal.SIGTERM):
+        """Asks it to end and waits; the exit code must be 0."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        try:
+            code = self.process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            pytest.fail(self._report(f"did not end within {PATIENCE_SECONDS} s of {how.name}"))
+        assert code == 0, self._report(f"ended with {_exit(code)} instead of 0")
+
+    def stderr(self):
+        self.errors.seek(0)
+        return self.errors.read().decode(errors="replace")
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, kind, error, trace):
+        try:
+            self.stop()
+        except BaseException as failed_stop:
+            # Both matter: the test's own failure may be the effect of a crash.
+            if error is not None:
+                raise failed_stop from error
+            raise
+        finally:
+            self.process.stdout.close()
+
+    def _read_lines(self):
+        try:
+            for line in self.process.stdout:
+                self.lines.put(line.decode(errors="replace").rstrip("\n"))
+        except ValueError:
+            pass  # closed while we read: the test is over
+        self.lines.put(None)
+
+    def _listening_line(self):
+        try:
+            line = self.lines.get(timeout=PATIENCE_SECONDS)
+        except queue.Empty:
+            pytest.fail(self._report("printed no `listening on` line"))
+        match = line and re.fullmatch(r"listening on (\S*:\d+)", line)
+        if not match:
+            pytest.fail(self._report(f"should print `listening on ADDRESS:PORT`, but printed {line!r}"))
+        return match[1]
+
+    def _report(self, what):
+        return f"{' '.join(self.command)}\n{what}; its stderr:\n{self.stderr() or '(empty)'}"
+
+
+def run_to_end(name, *arguments):
+    """Runs a program that should refuse to start; returns (exit code, stdout, stderr)."""
+    try:
+        done = subprocess.run(
+            [str(PROGRAMS / name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5,
+            cwd=ROOT,
+        )
+    except subprocess.TimeoutExpired as running:
+        pytest.fail(f"{' '.join([name, *arguments])} runs instead of ending; it printed {running.stdout!r}", pytrace=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def _exit(code):
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
