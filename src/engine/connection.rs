@@ -21,7 +21,7 @@ pub struct Connection {
     /// When a message last came or went.
     pub messaged_at: Time,
     pub ping_due: Time,
-    /// When our Ping went out that was not answered yet; `Time::NEVER`: none.
+    /// When our first Ping went out that was not answered yet; `Time::NEVER`: none.
     pub pinged_at: Time,
     pub route: u32,
     pub flags: Flags,

@@ -81,7 +81,6 @@ struct Scratch {
 enum Aside {
     Request { request: Arc<Request>, offer: Result<Offer, Refusal> },
     Opened { answer: [u8; 16] },
-    Pong(Control),
     Ponged(Control),
     Closed(CloseFrame),
 }
@@ -294,6 +293,9 @@ impl Engine {
                 _ => connection.stage == Stage::Open,
             };
             let route = connection.route as usize;
+            if is_told && event.kind == EventKind::Ping {
+                self.answer_ping(slot, event.body.as_slice(arena));
+            }
             if is_told && self.wants(route, event.kind) {
                 self.current = Some(slot);
                 self.hand_over(&event, route, arena, handler);
@@ -559,16 +561,6 @@ impl Engine {
                 self.push(slot, [&answer, &[], &[]]);
                 self.opened(slot);
             }
-            Aside::Pong(payload) => {
-                // "If an endpoint receives a Ping frame and has not yet sent Pong frame(s) in
-                // response to previous Ping frame(s), the endpoint MAY elect to send a Pong
-                // frame for only the most recently processed Ping frame." (5.5.3) A peer that
-                // doesn't read can't fill the outbox with our answers.
-                let queued = self.connections[slot as usize].outbox_bytes();
-                if queued < self.settings.send.high_water_bytes.max(CONTROL_QUEUE_BYTES_MAX) {
-                    self.push_control(slot, Opcode::Pong, payload.as_slice());
-                }
-            }
             Aside::Ponged(payload) => self.ponged(slot, payload),
             Aside::Closed(frame) => {
                 let connection = &self.connections[slot as usize];
@@ -705,13 +697,26 @@ impl Engine {
         self.rearm(slot);
     }
 
+    /// Answered when it is delivered, so that it stands behind the answers to what came before.
+    fn answer_ping(&mut self, slot: Slot, payload: &[u8]) {
+        // "If an endpoint receives a Ping frame and has not yet sent Pong frame(s) in response
+        // to previous Ping frame(s), the endpoint MAY elect to send a Pong frame for only the
+        // most recently processed Ping frame." (5.5.3) A peer that doesn't read can't fill the
+        // outbox with our answers.
+        let queued = self.connections[slot as usize].outbox_bytes();
+        if queued < self.settings.send.high_water_bytes.max(CONTROL_QUEUE_BYTES_MAX) {
+            self.push_control(slot, Opcode::Pong, payload);
+        }
+    }
+
     fn ponged(&mut self, slot: Slot, payload: Control) {
         let connection = &mut self.connections[slot as usize];
-        let ours = connection.pinged_at.0.to_be_bytes();
-        let rtt_us = if connection.pinged_at != Time::NEVER && payload.as_slice() == ours {
-            let rtt = self.now.since(connection.pinged_at).as_micros() as u64;
+        // Our Pings carry the time they left.
+        let left_at = payload.as_slice().try_into().map(|bytes| Time(u64::from_be_bytes(bytes)));
+        let answered = left_at.ok().filter(|&at| connection.pinged_at <= at && at <= self.now);
+        let rtt_us = if let Some(left_at) = answered {
             connection.pinged_at = Time::NEVER;
-            let rtt = rtt.max(1);
+            let rtt = (self.now.since(left_at).as_micros() as u64).max(1);
             self.entry(slot).rtt_us.store(u32::try_from(rtt).unwrap_or(u32::MAX), Relaxed);
             rtt
         } else {
@@ -970,7 +975,8 @@ impl Engine {
                 return self.release(slot, driver, false);
             }
             connection.stage = Stage::Lingering { dropped_bytes: 0 };
-            connection.deadline = self.now.after(LINGER_TIME_MAX);
+            let linger = if self.stopping.is_some() { LINGER_TIME_STOPPING } else { LINGER_TIME_MAX };
+            connection.deadline = self.now.after(linger);
             self.rearm(slot);
         }
         self.tell_drain(slot);
@@ -1109,7 +1115,10 @@ impl Engine {
                 }
                 if now >= connection.ping_due {
                     connection.ping_due = timeouts.ping_interval.map_or(Time::NEVER, |every| now.after(every));
-                    connection.pinged_at = now;
+                    // The clock of a Ping that was not answered runs on under the next one.
+                    if connection.pinged_at == Time::NEVER || connection.heard_at > connection.pinged_at {
+                        connection.pinged_at = now;
+                    }
                     self.push_control(slot, Opcode::Ping, &now.0.to_be_bytes());
                 }
             }
@@ -1260,7 +1269,6 @@ impl<'e> Inbox<'e> {
             Incoming::Ping(payload) => {
                 let body = Body::copied(payload.as_slice());
                 self.events.push_back(Event { conn: self.conn, kind: EventKind::Ping, body });
-                self.asides.push(Aside::Pong(payload));
             }
             Incoming::Pong(payload) => self.asides.push(Aside::Ponged(payload)),
             Incoming::Close(frame) => self.asides.push(Aside::Closed(frame)),
@@ -1300,5 +1308,6 @@ const CONTROL_QUEUE_BYTES_MAX: usize = 16 * 1024;
 /// What a peer may still send after our last word before it gets an RST.
 const LINGER_BYTES_MAX: u32 = 64 * 1024;
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+const LINGER_TIME_STOPPING: Duration = Duration::from_millis(100);
 /// Memory kept for traffic is freed after so long without any.
 const QUIET_TIME: Duration = Duration::from_secs(5);

@@ -216,6 +216,11 @@ impl Origins {
         let (Self::Listed(patterns), Some(origin)) = (self, origin) else { return true };
         let Ok(origin) = std::str::from_utf8(origin) else { return false };
         let origin = origin.to_ascii_lowercase();
+        let host = origin.split_once("://").map_or(&origin[..], |(_, host)| host);
+        // What is no host must not end like one.
+        if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte)) {
+            return false;
+        }
         patterns.iter().any(|pattern| {
             let pattern = pattern.to_ascii_lowercase();
             let (scheme, host) = origin.split_once("://").unwrap_or(("", &origin));
@@ -278,6 +283,9 @@ mod tests {
             "https://b.example",
             "https://evilb.example",
             "https://.b.example",
+            "https://evil.example/.b.example",
+            "https://evil.example#.b.example",
+            "https://evil@x.b.example",
             "https://x.c.example",
             "https://d.example",
             "null",

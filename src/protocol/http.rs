@@ -90,7 +90,13 @@ impl Request {
         match parsed.parse(&head) {
             Ok(httparse::Status::Complete(_)) => {}
             Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooBig),
-            Err(httparse::Error::Version) => return Err(Refusal::HttpVersion),
+            // A blank in the target looks to httparse like a version it doesn't know.
+            Err(httparse::Error::Version) if memchr::memmem::find(&head, b" HTTP/").is_some_and(|at| {
+                head[..at].iter().filter(|&&byte| byte == b' ').count() == 1
+            }) =>
+            {
+                return Err(Refusal::HttpVersion);
+            }
             Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::Malformed("not an HTTP request")),
         }
         if parsed.version != Some(1) {
@@ -495,6 +501,8 @@ mod tests {
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked",
             "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked",
             "GET nowhere HTTP/1.1\r\nHost: a",
+            "GET /a b HTTP/1.1\r\nHost: a",
+            "GET / HTTPS/1.1\r\nHost: a",
             "\x16\x03\x01\x02\x00\x01",
         ] {
             assert_eq!(request(lines).map(|_| ()).map_err(|refusal| refusal.status()), Err(400), "{lines:?}");

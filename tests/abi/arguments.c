@@ -260,6 +260,7 @@ static void random_ids_are_no_connections(void)
 
 static void a_closed_connection_is_an_error_of_every_call(void)
 {
+    fdx_conn_info info;
     fdx_conn closed;
     client c;
 
@@ -270,7 +271,8 @@ static void a_closed_connection_is_an_error_of_every_call(void)
     client_leave(&c);
     host_await(h, FDX_EV_CLOSE, 1);
     /* CLOSE is recorded inside its callback, in which some calls still work. */
-    CHECK_SOON(fdx_conn_set_data(h->server, closed, NULL, NULL) == FDX_E_NO_CONN);
+    info = new_conn_info();
+    CHECK_SOON(fdx_conn_get_info(h->server, closed, &info) == FDX_E_NO_CONN);
     every_call_says_no_conn(h->server, closed);
 
     client_leave(&peer);

@@ -3,6 +3,7 @@
 FDX_LIBRARIES names another folder than target/release to take libfullduplex.so from,
 such as one that was built with a sanitizer.
 """
+
 import os
 import subprocess
 from pathlib import Path

@@ -300,10 +300,21 @@ static void abort_at_the_first_message(host *host_, const fdx_event *event)
 static void after_an_abort_nothing_comes_but_the_close(void)
 {
     set_up(NULL, abort_at_the_first_message);
-    client_write(&c, "\x81\x85\0\0\0\0again\x81\x85\0\0\0\0again\x89\x80\0\0\0\0\x88\x80\0\0\0\0", 34);
+    client_write(&c, "\x81\x85\0\0\0\0again\x81\x85\0\0\0\0again\x89\x80\0\0\0\0", 28);
     host_await(h, FDX_EV_CLOSE, 1);
     CHECK(host_count(h, FDX_EV_MESSAGE) == 1 && host_count(h, FDX_EV_PING) == 0);
     ended(1006, FDX_CLOSED_BY_HOST, "");
+}
+
+static void an_abort_that_meets_the_peers_close_gives_one_close_that_tells_either(void)
+{
+    set_up(NULL, abort_at_the_first_message);
+    client_write(&c, "\x81\x85\0\0\0\0again\x81\x85\0\0\0\0again\x88\x80\0\0\0\0", 28);
+    host_await(h, FDX_EV_CLOSE, 1);
+    sleep_ms(50);
+    CHECK(host_count(h, FDX_EV_MESSAGE) == 1 && host_count(h, FDX_EV_CLOSE) == 1);
+    client_drop(&c);
+    host_end(h);
 }
 
 static void look_back(host *host_, const fdx_event *event)
@@ -382,6 +393,7 @@ int main(void)
     PROVE(an_abort_ends_at_once_without_a_close_frame);
     PROVE(an_abort_cuts_a_close_short);
     PROVE(after_an_abort_nothing_comes_but_the_close);
+    PROVE(an_abort_that_meets_the_peers_close_gives_one_close_that_tells_either);
     PROVE(in_the_close_callback_the_books_are_still_open_but_nothing_can_be_sent);
     PROVE(a_ping_is_answered_by_itself_and_told);
     PROVE(a_pong_to_our_ping_is_told);

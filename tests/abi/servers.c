@@ -88,6 +88,8 @@ static void start_and_stop_with(const char *settings, unsigned rounds)
         if (i % 2) {
             client_say(&c, "hello");
             client_leave(&c);
+        } else {                            /* it never answers: the deadline cuts it */
+            CHECK_STATUS(FDX_OK, fdx_server_stop(h->server, 1001, "", 0, 0, 5));
         }
         host_end(h);
         client_drop(&c);

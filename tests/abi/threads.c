@@ -264,6 +264,66 @@ static void many_threads_may_call_everything_at_once(void)
     host_end(h);
 }
 
+/* -- a slot passes on --------------------------------------------------------------------------------- */
+
+struct hammer { host *h; uint64_t target; unsigned pause, idle, stop; };
+
+/* Sends to the target as fast as it can, long after it has died. */
+static void *hammer_on(void *argument)
+{
+    struct hammer *hammer = (struct hammer *)argument;
+    static const char bulk[2000] = "";
+
+    while (!__atomic_load_n(&hammer->stop, __ATOMIC_SEQ_CST)) {
+        if (__atomic_load_n(&hammer->pause, __ATOMIC_SEQ_CST)) {
+            __atomic_add_fetch(&hammer->idle, 1u, __ATOMIC_SEQ_CST);
+            while (__atomic_load_n(&hammer->pause, __ATOMIC_SEQ_CST))
+                sleep_ms(1);
+            __atomic_sub_fetch(&hammer->idle, 1u, __ATOMIC_SEQ_CST);
+        }
+        fdx_send(hammer->h->server, __atomic_load_n(&hammer->target, __ATOMIC_SEQ_CST), FDX_BINARY, bulk, sizeof bulk, 0);
+    }
+    return NULL;
+}
+
+/* A sender may be stopped by the scheduler between finding its connection and counting its bytes. Meanwhile
+ * the connection dies and another gets its place: that one must not carry the bytes for the rest of its life,
+ * or it would never see DRAIN. */
+static void bytes_for_a_dead_connection_are_not_counted_for_the_one_that_took_its_place(void)
+{
+    struct hammer hammer;
+    pthread_t threads[SENDERS];
+    unsigned i, round, rounds = times(150, 10);
+
+    memset(&hammer, 0, sizeof hammer);
+    hammer.h = host_start("threads = 1\nsend.full = drop\nsend.limit = 64k\n", ON_OPEN | ON_CLOSE, NULL, NULL);
+    for (i = 0; i < SENDERS; i++)
+        CHECK(pthread_create(&threads[i], NULL, hammer_on, &hammer) == 0);
+    for (round = 0; round < rounds; round++) {
+        client dying = client_open(hammer.h->port), next;
+        fdx_conn_info info = new_conn_info();
+        fdx_conn conn;
+
+        __atomic_store_n(&hammer.target, host_await(hammer.h, FDX_EV_OPEN, 2 * round + 1).conn, __ATOMIC_SEQ_CST);
+        sleep_ms(1);
+        client_reset(&dying);
+        host_await(hammer.h, FDX_EV_CLOSE, 2 * round + 1);
+        next = client_open(hammer.h->port);
+        conn = host_await(hammer.h, FDX_EV_OPEN, 2 * round + 2).conn;
+        __atomic_store_n(&hammer.pause, 1u, __ATOMIC_SEQ_CST);
+        CHECK_SOON(__atomic_load_n(&hammer.idle, __ATOMIC_SEQ_CST) == SENDERS);
+        CHECK_SOON(fdx_conn_get_info(hammer.h->server, conn, &info) == FDX_OK && info.queued_bytes == 0);
+        client_drop(&next);
+        host_await(hammer.h, FDX_EV_CLOSE, 2 * round + 2);
+        __atomic_store_n(&hammer.pause, 0u, __ATOMIC_SEQ_CST);
+        CHECK_SOON(__atomic_load_n(&hammer.idle, __ATOMIC_SEQ_CST) == 0);
+    }
+    __atomic_store_n(&hammer.stop, 1u, __ATOMIC_SEQ_CST);
+    for (i = 0; i < SENDERS; i++)
+        pthread_join(threads[i], NULL);
+    host_end(hammer.h);
+}
+
 /* -- references ------------------------------------------------------------------------------------- */
 
 static fdx_msg *shared;
@@ -320,6 +380,7 @@ int main(void)
     PROVE(eight_threads_send_in_their_order_while_connections_die);
     PROVE(eight_threads_send_to_the_connections_of_four_threads);
     PROVE(many_threads_may_call_everything_at_once);
+    PROVE(bytes_for_a_dead_connection_are_not_counted_for_the_one_that_took_its_place);
     PROVE(references_may_be_taken_and_given_back_on_many_threads);
     PROVE(several_threads_may_wait_for_one_server);
     return 0;

@@ -18,7 +18,8 @@ def refusal(wire, *statuses):
     """Reads a refusal whole: its head, its body, and the server's FIN. Returns the head."""
     head = wire.read_head()
     assert head.status in statuses, head.raw
-    assert head["Connection"].lower() == "close"
+    # A 426 names `upgrade` there as well. (RFC 9110, 7.8)
+    assert "close" in head["Connection"].lower().split(", ")
     body = wire.read_to_end()
     assert len(body) == int(head["Content-Length"]), "the body is as long as it says"
     return head
@@ -163,7 +164,8 @@ def test_nothing_that_is_echoed_can_inject_a_header(start, dial, dialect, header
 @pytest.mark.parametrize("target", ["/a\rb", "/a b", "x", "", "*"])
 def test_a_target_that_is_none_gets_400(dial, echo, target):
     wire = dial(echo).send(request(*GOOD, target=target))
-    assert wire.read_head().status == 400
+    # `GET /a b HTTP/1.1` is either a bad target or the version `b HTTP/1.1`.
+    assert wire.read_head().status in ((400, 505) if " " in target else (400,))
     wire.read_to_end()
 
 

@@ -2,16 +2,18 @@
 
 Other languages have the same programs with the same flags: FDX_PROGRAMS names their folder.
 """
+
 import socket
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
+from signal import SIGINT, SIGTERM
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from support.programs import Program, run_to_end
-from signal import SIGINT, SIGTERM
 
 NAMES = ["echo", "chat", "gatekeeper"]
 
@@ -57,8 +59,8 @@ def test_a_used_port_is_an_error_that_names_it():
 
 @pytest.mark.parametrize("how", [SIGINT, SIGTERM])
 def test_a_signal_closes_all_politely_on_all_listeners(how):
-    with Program("echo", listen=["127.0.0.1:0", "127.0.0.1:0", "localhost:0"]) as program:
-        clients = [connect(f"ws://{address}/") for address in program.addresses]
+    with Program("echo", listen=["127.0.0.1:0", "127.0.0.1:0", "localhost:0"]) as program, ExitStack() as open_clients:
+        clients = [open_clients.enter_context(connect(f"ws://{address}/")) for address in program.addresses]
         program.stop(how)
         for client in clients:
             with pytest.raises(ConnectionClosed) as closed:
@@ -157,14 +159,12 @@ def test_chat_relays_what_one_says_to_all(page):
 
 
 def test_chat_in_several_threads(page):
-    with Program("chat", settings={"threads": "4"}, arguments=["--page", str(page)]) as program:
-        clients = [connect(f"ws://127.0.0.1:{program.port}/chat") for _ in range(12)]
+    with Program("chat", settings={"threads": "4"}, arguments=["--page", str(page)]) as program, ExitStack() as room:
+        clients = [room.enter_context(connect(f"ws://127.0.0.1:{program.port}/chat")) for _ in range(12)]
         for client in clients:
             client.send("hello")
             for listener in clients:
                 assert listener.recv() == "hello"
-        for client in clients:
-            client.close()
 
 
 def test_chat_says_which_page_is_missing(tmp_path):

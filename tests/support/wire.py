@@ -50,11 +50,22 @@ class Wire:
 
     def read_to_end(self):
         """Everything up to the server's FIN. An RST fails: it destroys what was sent before it."""
+        give_up_at = time.monotonic() + 2 * SILENCE_SECONDS
         everything = self.unread
         while chunk := self._receive():
             everything += chunk
+            assert time.monotonic() < give_up_at, f"the server goes on for ever: {everything[-80:]!r}"
         self.unread = b""
         return everything
+
+    def wait_for_end(self):
+        """Waits for FIN or RST, for the cases where a server may cut a peer off that seems dead."""
+        give_up_at = time.monotonic() + 2 * SILENCE_SECONDS
+        try:
+            while self.socket.recv(1 << 16):
+                assert time.monotonic() < give_up_at, "the server goes on for ever"
+        except ConnectionResetError:
+            pass
 
     def read_frame(self):
         """(first byte, payload) of one HyBi frame; a server's frames are never masked."""

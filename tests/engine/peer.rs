@@ -1,0 +1,225 @@
+//! The other end: what a client of each dialect says, and how it reads the answers.
+//!
+//! Written from the specifications and not with our own code, which it is to check.
+
+use fullduplex::protocol::Dialect;
+
+/// Every dialect, for tests that hold in all of them.
+pub const DIALECTS: [Dialect; 5] =
+    [Dialect::Rfc6455, Dialect::HyBi08, Dialect::HyBi07, Dialect::Hixie76, Dialect::Hixie75];
+
+pub fn is_hixie(dialect: Dialect) -> bool {
+    matches!(dialect, Dialect::Hixie76 | Dialect::Hixie75)
+}
+
+/// A good request for `path`, the eight bytes of Hixie-76 included.
+pub fn request(dialect: Dialect, path: &str) -> Vec<u8> {
+    let own_lines = match dialect {
+        Dialect::Rfc6455 => "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        Dialect::HyBi08 => "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 8\r\n\r\n",
+        Dialect::HyBi07 => "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 7\r\n\r\n",
+        Dialect::Hixie76 => {
+            "Sec-WebSocket-Key2: 12998 5 Y3 1  .P00\r\nSec-WebSocket-Key1: 4 @1  46546xW%0l 1 5\r\n\
+             Origin: http://example.com\r\n\r\n^n:ds[4U"
+        }
+        Dialect::Hixie75 => "Origin: http://example.com\r\n\r\n",
+    };
+    format!("GET {path} HTTP/1.1\r\nHost: example.com\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n{own_lines}")
+        .into_bytes()
+}
+
+/// A frame as a client of HyBi or RFC 6455 sends it, whole and masked.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [0x37, 0xFA, 0x21, 0x3D];
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ ..126 => bytes.push(0x80 + len as u8),
+        len @ ..65_536 => {
+            bytes.push(0x80 + 126);
+            bytes.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            bytes.push(0x80 + 127);
+            bytes.extend((len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+    bytes
+}
+
+/// A text in the dialect's own form.
+pub fn text_in(dialect: Dialect, text: &str) -> Vec<u8> {
+    if is_hixie(dialect) { [&[0x00], text.as_bytes(), &[0xFF]].concat() } else { self::text(text) }
+}
+
+pub fn text(text: &str) -> Vec<u8> {
+    frame(0x81, text.as_bytes())
+}
+
+pub fn binary(payload: &[u8]) -> Vec<u8> {
+    frame(0x82, payload)
+}
+
+pub fn ping(payload: &[u8]) -> Vec<u8> {
+    frame(0x89, payload)
+}
+
+pub fn pong(payload: &[u8]) -> Vec<u8> {
+    frame(0x8A, payload)
+}
+
+pub fn close(code: u16, reason: &str) -> Vec<u8> {
+    frame(0x88, &[&code.to_be_bytes()[..], reason.as_bytes()].concat())
+}
+
+/// Something that the client has heard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Heard {
+    /// The answer to the request, by its status.
+    Http(u16),
+    Text(String),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    /// A Close frame; without a code it is 1005.
+    Close(u16, String),
+    /// `FF 00`
+    HixieClose,
+    /// The server's half has ended.
+    Fin,
+    Reset,
+}
+
+pub fn said(text: &str) -> Heard {
+    Heard::Text(text.to_string())
+}
+
+/// Reads what a server sends.
+pub struct Reader {
+    dialect: Dialect,
+    bytes: Vec<u8>,
+    is_open: bool,
+    /// The head and body of the answer.
+    pub answer: String,
+}
+
+impl Reader {
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, bytes: Vec::new(), is_open: false, answer: String::new() }
+    }
+
+    /// Bytes came. The error says what is wrong with them.
+    pub fn receive(&mut self, bytes: &[u8], heard: &mut Vec<Heard>) -> Result<(), String> {
+        self.bytes.extend_from_slice(bytes);
+        let mut taken = 0;
+        loop {
+            let rest = &self.bytes[taken..];
+            let read = match self.is_open {
+                false => self.read_answer(rest)?,
+                true if is_hixie(self.dialect) => read_hixie(rest)?,
+                true => read_frame(rest)?,
+            };
+            let Some((item, len)) = read else { break };
+            if let Heard::Http(status) = item {
+                self.answer = String::from_utf8_lossy(&rest[..len]).into_owned();
+                self.is_open = status == 101;
+            }
+            heard.push(item);
+            taken += len;
+        }
+        self.bytes.drain(..taken);
+        Ok(())
+    }
+
+    /// Bytes of something that has not ended.
+    pub fn has_rest(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    fn read_answer(&self, bytes: &[u8]) -> Result<Option<(Heard, usize)>, String> {
+        let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
+        let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "a head that is no text")?;
+        let status: u16 = head
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3))
+            .and_then(|digits| digits.parse().ok())
+            .ok_or_else(|| format!("no status line: {head}"))?;
+        let value = |name: &str| {
+            head.lines().find_map(|line| line.split_once(": ").filter(|(found, _)| *found == name)).map(|(_, v)| v)
+        };
+        let mut len = end + 4;
+        match self.dialect {
+            _ if status != 101 => {
+                let body: usize = value("Content-Length").and_then(|len| len.parse().ok()).unwrap_or(0);
+                len += body;
+            }
+            Dialect::Hixie76 => {
+                // The example of draft 76, 1.2.
+                match bytes.get(len..len + 16) {
+                    None => return Ok(None),
+                    Some(b"8jKS'y:G*Co,Wxa-") => len += 16,
+                    Some(wrong) => return Err(format!("a wrong answer to the challenge: {wrong:?}")),
+                }
+            }
+            Dialect::Hixie75 => {}
+            _ => {
+                // The example of RFC 6455, 1.3.
+                if value("Sec-WebSocket-Accept") != Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") {
+                    return Err(format!("a wrong answer to the key: {head}"));
+                }
+            }
+        }
+        Ok((bytes.len() >= len).then_some((Heard::Http(status), len)))
+    }
+}
+
+fn read_hixie(bytes: &[u8]) -> Result<Option<(Heard, usize)>, String> {
+    match bytes {
+        [] | [0xFF] => Ok(None),
+        [0xFF, 0x00, ..] => Ok(Some((Heard::HixieClose, 2))),
+        [0x00, rest @ ..] => {
+            let Some(len) = rest.iter().position(|&byte| byte == 0xFF) else { return Ok(None) };
+            let text = std::str::from_utf8(&rest[..len]).map_err(|_| "a text that is no UTF-8")?;
+            Ok(Some((said(text), len + 2)))
+        }
+        [other, ..] => Err(format!("a frame begins with {other:#x}")),
+    }
+}
+
+fn read_frame(bytes: &[u8]) -> Result<Option<(Heard, usize)>, String> {
+    let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
+    if second & 0x80 != 0 {
+        return Err("a masked frame".to_string());
+    }
+    let (head_len, len) = match second {
+        126 => match rest.first_chunk() {
+            Some(len) => (4, u64::from(u16::from_be_bytes(*len))),
+            None => return Ok(None),
+        },
+        127 => match rest.first_chunk() {
+            Some(len) => (10, u64::from_be_bytes(*len)),
+            None => return Ok(None),
+        },
+        len => (2, u64::from(len)),
+    };
+    let end = head_len + len as usize;
+    let Some(payload) = bytes.get(head_len..end) else { return Ok(None) };
+    let text = || String::from_utf8(payload.to_vec()).map_err(|_| "a text that is no UTF-8".to_string());
+    let heard = match first {
+        0x81 => Heard::Text(text()?),
+        0x82 => Heard::Binary(payload.to_vec()),
+        0x88 => match payload {
+            [] => Heard::Close(1005, String::new()),
+            [high, low, reason @ ..] => {
+                let reason = String::from_utf8(reason.to_vec()).map_err(|_| "a reason that is no UTF-8")?;
+                Heard::Close(u16::from_be_bytes([*high, *low]), reason)
+            }
+            _ => return Err("a Close with half a code".to_string()),
+        },
+        0x89 => Heard::Ping(payload.to_vec()),
+        0x8A => Heard::Pong(payload.to_vec()),
+        other => return Err(format!("a frame begins with {other:#x}")),
+    };
+    Ok(Some((heard, end)))
+}

@@ -1,0 +1,216 @@
+//! The two kernels that the same tests run on: one simulated, one real over the loopback.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use fullduplex::buffer::Buffer;
+use fullduplex::driver::mio::MioDriver;
+use fullduplex::driver::sim::{Faults, Kernel, SimClient, SimDriver};
+use fullduplex::driver::{Batch, Driver, Wake};
+use fullduplex::id::{Slot, Time};
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// A kernel with clients, whose time also passes by hand.
+pub trait World {
+    type Driver: Driver;
+    type Wire: Wire;
+
+    /// Buffers are as large as the kernel likes, or hold about `buffer_bytes` each way.
+    fn new(buffer_bytes: Option<usize>) -> Self;
+
+    /// A shard's driver. The first one listens.
+    fn driver(&mut self) -> Self::Driver;
+
+    fn connect(&mut self) -> Self::Wire;
+
+    /// The clock jumps.
+    fn pass(&mut self, time: Duration);
+
+    /// So many turns without any news mean that there won't be any.
+    const QUIET_TURNS: usize;
+}
+
+/// A client's socket, which never blocks.
+pub trait Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize>;
+    fn finish(&mut self);
+    fn reset(self);
+}
+
+pub struct SimWorld {
+    kernel: Kernel,
+    drivers: usize,
+}
+
+impl World for SimWorld {
+    type Driver = SimDriver;
+    type Wire = SimClient;
+
+    fn new(buffer_bytes: Option<usize>) -> Self {
+        let mut faults = Faults::none();
+        if let Some(bytes) = buffer_bytes {
+            faults.buffer_bytes = bytes..=bytes;
+        }
+        Self { kernel: Kernel::new(1, faults), drivers: 0 }
+    }
+
+    fn driver(&mut self) -> SimDriver {
+        self.drivers += 1;
+        self.kernel.driver(self.drivers == 1)
+    }
+
+    fn connect(&mut self) -> SimClient {
+        self.kernel.connect().expect("somebody listens")
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.kernel.pass(time);
+    }
+
+    const QUIET_TURNS: usize = 4;
+}
+
+impl Wire for SimClient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        SimClient::write(self, bytes)
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        SimClient::read(self, room)
+    }
+
+    fn finish(&mut self) {
+        SimClient::finish(self);
+    }
+
+    fn reset(mut self) {
+        SimClient::reset(&mut self);
+    }
+}
+
+pub struct MioWorld {
+    listener: Option<TcpListener>,
+    address: SocketAddr,
+    buffer_bytes: Option<usize>,
+    ahead_us: Arc<AtomicU64>,
+}
+
+impl World for MioWorld {
+    type Driver = JumpingClock<MioDriver>;
+    type Wire = TcpStream;
+
+    fn new(buffer_bytes: Option<usize>) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if let Some(bytes) = buffer_bytes {
+            // An accepted socket inherits it.
+            socket.set_send_buffer_size(bytes / 2).unwrap();
+            socket.set_recv_buffer_size(bytes / 2).unwrap();
+        }
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(128).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr().unwrap();
+        Self { listener: Some(listener), address, buffer_bytes, ahead_us: Arc::default() }
+    }
+
+    fn driver(&mut self) -> Self::Driver {
+        let driver = MioDriver::new(self.listener.take().into_iter().collect()).unwrap();
+        JumpingClock { driver, ahead_us: self.ahead_us.clone() }
+    }
+
+    fn connect(&mut self) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if let Some(bytes) = self.buffer_bytes {
+            socket.set_send_buffer_size(bytes / 2).unwrap();
+            socket.set_recv_buffer_size(bytes / 2).unwrap();
+        }
+        socket.connect(&self.address.into()).unwrap();
+        socket.set_tcp_nodelay(true).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.into()
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.ahead_us.fetch_add(time.as_micros() as u64, SeqCst);
+    }
+
+    const QUIET_TURNS: usize = 12;
+}
+
+impl Wire for TcpStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Write::write(self, bytes)
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        Read::read(self, room)
+    }
+
+    fn finish(&mut self) {
+        let _ = self.shutdown(Shutdown::Write);
+    }
+
+    fn reset(self) {
+        SockRef::from(&self).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// A driver whose time can jump, and whose waits are short: what is to come from a test comes
+/// only between two turns.
+pub struct JumpingClock<D> {
+    driver: D,
+    ahead_us: Arc<AtomicU64>,
+}
+
+impl<D: Driver> Driver for JumpingClock<D> {
+    type Socket = D::Socket;
+
+    fn now(&self) -> Time {
+        Time(self.driver.now().0 + self.ahead_us.load(SeqCst))
+    }
+
+    fn wait(&mut self, until: Time, batch: &mut Batch<D::Socket>) -> io::Result<()> {
+        let until = until.0.saturating_sub(self.ahead_us.load(SeqCst));
+        let soon = self.driver.now().after(WAIT_MAX);
+        self.driver.wait(Time(until).min(soon), batch)
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.driver.waker()
+    }
+
+    fn adopt(&mut self, slot: Slot, socket: D::Socket) -> io::Result<()> {
+        self.driver.adopt(slot, socket)
+    }
+
+    fn send(&mut self, slot: Slot, chunks: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.driver.send(slot, chunks)
+    }
+
+    fn lend(&mut self, slot: Slot, buffer: Buffer, len: usize) {
+        self.driver.lend(slot, buffer, len);
+    }
+
+    fn set_reading(&mut self, slot: Slot, on: bool) {
+        self.driver.set_reading(slot, on);
+    }
+
+    fn finish(&mut self, slot: Slot) {
+        self.driver.finish(slot);
+    }
+
+    fn close(&mut self, slot: Slot, reset: bool) -> Option<Buffer> {
+        self.driver.close(slot, reset)
+    }
+
+    fn stop_listening(&mut self) {
+        self.driver.stop_listening();
+    }
+}
+
+const WAIT_MAX: Duration = Duration::from_millis(1);
