@@ -100,7 +100,12 @@ impl Config {
                 head_bytes_max: 0,
             },
             message_bytes_max: 0,
-            send: SendLimits { high_water_bytes: 0, low_water_bytes: 0, limit_bytes: 0, full: WhenFull::Close },
+            send: SendLimits {
+                high_water_bytes: 0,
+                low_water_bytes: 0,
+                limit_bytes: 0,
+                full: WhenFull::Close,
+            },
             timeouts: Timeouts {
                 handshake: Duration::ZERO,
                 close: Duration::ZERO,
@@ -271,14 +276,16 @@ pub static OPTIONS: [OptionSpec; 17] = [
         kind: "size",
         default: "16m",
         help: "Longest message from a peer, over all its fragments. Over it: close code 1009.",
-        set: |settings, value| Ok(settings.message_bytes_max = size(value)?),
+        set: |settings, value| put(&mut settings.message_bytes_max, size(value)),
     },
     OptionSpec {
         name: "max.handshake",
         kind: "size",
         default: "16k",
         help: "Longest request head. Over it: HTTP status 431.",
-        set: |settings, value| Ok(settings.rules.head_bytes_max = at_least(256, size(value)?)?),
+        set: |settings, value| {
+            put(&mut settings.rules.head_bytes_max, size(value).and_then(|bytes| at_least(256, bytes)))
+        },
     },
     OptionSpec {
         name: "send.high_water",
@@ -286,14 +293,14 @@ pub static OPTIONS: [OptionSpec; 17] = [
         default: "64k",
         help: "A connection with more than this queued answers FDX_HIGH_WATER; DRAIN follows below \
                send.low_water.",
-        set: |settings, value| Ok(settings.send.high_water_bytes = size(value)?),
+        set: |settings, value| put(&mut settings.send.high_water_bytes, size(value)),
     },
     OptionSpec {
         name: "send.low_water",
         kind: "size",
         default: "16k",
         help: "DRAIN comes when no more than this is queued, after FDX_HIGH_WATER or FDX_E_FULL.",
-        set: |settings, value| Ok(settings.send.low_water_bytes = size(value)?),
+        set: |settings, value| put(&mut settings.send.low_water_bytes, size(value)),
     },
     OptionSpec {
         name: "send.limit",
@@ -301,7 +308,9 @@ pub static OPTIONS: [OptionSpec; 17] = [
         default: "16m",
         help: "Most bytes queued for one connection. Over it: FDX_E_FULL, nothing is queued, and send.full \
                decides. A single message over it is FDX_E_TOO_BIG.",
-        set: |settings, value| Ok(settings.send.limit_bytes = at_least(1024, size(value)?)?),
+        set: |settings, value| {
+            put(&mut settings.send.limit_bytes, size(value).and_then(|bytes| at_least(1024, bytes)))
+        },
     },
     OptionSpec {
         name: "send.full",
@@ -324,21 +333,21 @@ pub static OPTIONS: [OptionSpec; 17] = [
         default: "10s",
         help: "From accepting the TCP connection to its opening, the embedder's decision included. Over it: \
                HTTP status 408.",
-        set: |settings, value| Ok(settings.timeouts.handshake = more_than_zero(time(value)?)?),
+        set: |settings, value| put(&mut settings.timeouts.handshake, time(value).and_then(more_than_zero)),
     },
     OptionSpec {
         name: "timeout.idle",
         kind: "time",
         default: "0",
         help: "Close (1001) when no message came or went for so long; pings do not count. 0: never.",
-        set: |settings, value| Ok(settings.timeouts.idle = not_zero(time(value)?)),
+        set: |settings, value| put(&mut settings.timeouts.idle, time(value).map(not_zero)),
     },
     OptionSpec {
         name: "timeout.close",
         kind: "time",
         default: "5s",
         help: "From the begin of a close to the end of the TCP connection. Over it: it is cut.",
-        set: |settings, value| Ok(settings.timeouts.close = more_than_zero(time(value)?)?),
+        set: |settings, value| put(&mut settings.timeouts.close, time(value).and_then(more_than_zero)),
     },
     OptionSpec {
         name: "timeout.write_stall",
@@ -346,23 +355,28 @@ pub static OPTIONS: [OptionSpec; 17] = [
         default: "30s",
         help: "A peer with bytes queued that takes less than send.low_water in this time is cut \
                (FDX_CLOSED_BY_TIMEOUT).",
-        set: |settings, value| Ok(settings.timeouts.write_stall = more_than_zero(time(value)?)?),
+        set: |settings, value| put(&mut settings.timeouts.write_stall, time(value).and_then(more_than_zero)),
     },
     OptionSpec {
         name: "ping.interval",
         kind: "time",
         default: "30s",
         help: "A Ping of ours goes out so often. 0: never. Hixie has no pings.",
-        set: |settings, value| Ok(settings.timeouts.ping_interval = not_zero(time(value)?)),
+        set: |settings, value| put(&mut settings.timeouts.ping_interval, time(value).map(not_zero)),
     },
     OptionSpec {
         name: "ping.timeout",
         kind: "time",
         default: "20s",
         help: "A peer that sends nothing for so long after our Ping is cut (FDX_CLOSED_BY_TIMEOUT). 0: never.",
-        set: |settings, value| Ok(settings.timeouts.ping_timeout = not_zero(time(value)?)),
+        set: |settings, value| put(&mut settings.timeouts.ping_timeout, time(value).map(not_zero)),
     },
 ];
+
+fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *place = value?;
+    Ok(())
+}
 
 fn list(value: &str) -> Vec<String> {
     value.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
@@ -395,7 +409,8 @@ fn time(value: &str) -> Result<Duration, String> {
         "" if value == "0" => 0,
         _ => return Err(wrong()),
     };
-    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(micros)).ok_or_else(wrong)?;
+    let number =
+        digits.parse::<u64>().ok().and_then(|number| number.checked_mul(micros)).ok_or_else(wrong)?;
     Ok(Duration::from_micros(number))
 }
 
@@ -490,7 +505,9 @@ mod tests {
         assert_eq!(config.settings().listen.len(), 2);
         config.set("listen", ":9990").unwrap();
         assert!(config.settings().listen[2].dual_stack);
-        for bad in ["9990", "1.2.3.4", "[::1]", ":port", "127.0.0.1:70000", "unix:/run/x", "127.0.0.1:1?tls=1"] {
+        for bad in
+            ["9990", "1.2.3.4", "[::1]", ":port", "127.0.0.1:70000", "unix:/run/x", "127.0.0.1:1?tls=1"]
+        {
             assert!(config.set("listen", bad).is_err(), "{bad:?}");
         }
         config.set("listen", "").unwrap();

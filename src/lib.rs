@@ -7,12 +7,12 @@
 // pays for it, and has its line here.
 #![deny(unsafe_code)]
 
-pub mod id;
 pub mod buffer;
-pub mod protocol;
 pub mod config;
 pub mod driver;
 pub mod engine;
-pub mod server;
 #[allow(unsafe_code)]
 pub mod ffi;
+pub mod id;
+pub mod protocol;
+pub mod server;

@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn several_shards_share_one_port() {
         let listeners = bind(&"127.0.0.1:0".parse().unwrap(), 3).unwrap();
-        let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let ports: Vec<u16> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         assert_ne!(ports[0], 0);
         assert!(ports.iter().all(|&port| port == ports[0]));
     }

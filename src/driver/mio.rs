@@ -86,7 +86,9 @@ impl MioDriver {
             if event.token() == WAKER {
                 continue;
             }
-            if let Some(listener) = FIRST_LISTENER.0.checked_sub(number).and_then(|i| self.listeners.get_mut(i)) {
+            if let Some(listener) =
+                FIRST_LISTENER.0.checked_sub(number).and_then(|i| self.listeners.get_mut(i))
+            {
                 listener.is_ready = true;
                 continue;
             }

@@ -28,7 +28,10 @@ pub struct Outbox {
 
 enum Chunk {
     Own(Vec<u8>),
-    Shared { buffer: Arc<Buffer>, range: Range<usize> },
+    Shared {
+        buffer: Arc<Buffer>,
+        range: Range<usize>,
+    },
     /// In the turn's arena. Made whole or own before the turn ends.
     Lent(Range<usize>),
 }
@@ -161,6 +164,8 @@ impl Outbox {
 /// message costs no allocation.
 #[derive(Default)]
 pub struct Spares {
+    // They go to and from connections as pointers.
+    #[expect(clippy::vec_box)]
     outboxes: Vec<Box<Outbox>>,
     chunks: Vec<Vec<u8>>,
     pub pool: crate::buffer::BufferPool,

@@ -110,7 +110,13 @@ impl Kernel {
         let mut pipe = || Pipe::new(smallest + state.dice.below(largest - smallest + 1));
         let (up, down) = (pipe(), pipe());
         let connection = state.connections.len();
-        state.connections.push(Connection { up, down, is_reset: false, server: Server::Backlog, client_gone: false });
+        state.connections.push(Connection {
+            up,
+            down,
+            is_reset: false,
+            server: Server::Backlog,
+            client_gone: false,
+        });
         state.listeners[listener].backlog.push_back(connection);
         state.note(connection, || "connects".to_string());
         Ok(SimClient { kernel: self.clone(), connection })
@@ -329,7 +335,11 @@ impl Driver for SimDriver {
         let faults = &state.faults;
         let (wakes, jumps, jump_max) = (faults.wakes, faults.clock_jumps, faults.clock_jump_max);
         let sleeps = !is_ready && !was_woken && !state.dice.hits(wakes);
-        let until = if state.listeners[self.number].backlog.is_empty() { until } else { until.min(self.accept_after) };
+        let until = if state.listeners[self.number].backlog.is_empty() {
+            until
+        } else {
+            until.min(self.accept_after)
+        };
         if sleeps {
             let end = until.min(begin.after(state.nap_max));
             state.now = if end == Time::NEVER { begin } else { begin.max(end) };
@@ -418,7 +428,8 @@ impl Driver for SimDriver {
     }
 
     fn lend(&mut self, slot: Slot, buffer: Buffer, len: usize) {
-        let adopted = self.connections[slot as usize].as_mut().expect("only to an adopted connection is lent");
+        let adopted =
+            self.connections[slot as usize].as_mut().expect("only to an adopted connection is lent");
         assert!(adopted.lent.is_none(), "one buffer at a time");
         assert!(len > 0 && buffer.len() + len <= buffer.capacity(), "the buffer has room");
         adopted.lent = Some((buffer, len));
@@ -506,7 +517,8 @@ impl SimDriver {
             let connection = &state.connections[adopted.connection];
             let can_send = adopted.sending && connection.down.room() > 0 && !connection.is_reset;
             let can_read = adopted.reading && !connection.up.bytes.is_empty();
-            let ends = !adopted.end_is_told && (connection.is_reset || adopted.reading && connection.up.is_finished);
+            let ends =
+                !adopted.end_is_told && (connection.is_reset || adopted.reading && connection.up.is_finished);
             if !can_send && !can_read && !ends {
                 continue;
             }
@@ -546,7 +558,13 @@ impl SimDriver {
 }
 
 /// Reads once, into the lent buffer or, as long as there is room, into the arena.
-fn read(adopted: &mut Adopted, slot: Slot, state: &mut State, start: &mut usize, batch: &mut Batch<SimSocket>) {
+fn read(
+    adopted: &mut Adopted,
+    slot: Slot,
+    state: &mut State,
+    start: &mut usize,
+    batch: &mut Batch<SimSocket>,
+) {
     let there = state.connections[adopted.connection].up.bytes.len();
     if there == 0 {
         return;

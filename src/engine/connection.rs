@@ -43,9 +43,13 @@ pub enum Stage {
     Finishing,
     /// Our half has ended. What still comes is dropped for a while, because closing on unread
     /// bytes makes an RST, and the peer would lose our last words.
-    Lingering { dropped_bytes: u32 },
+    Lingering {
+        dropped_bytes: u32,
+    },
     /// Nothing more can be said; the driver closes it with the flush.
-    Gone { reset: bool },
+    Gone {
+        reset: bool,
+    },
     /// The driver has closed it; only the delivery of CLOSE may be missing.
     Ended,
 }

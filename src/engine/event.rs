@@ -24,10 +24,15 @@ pub enum EventKind {
     /// The outbox is below `send.low_water` again.
     Drain,
     /// The body is the peer's reason.
-    Close { code: CloseCode, by: ClosedBy },
+    Close {
+        code: CloseCode,
+        by: ClosedBy,
+    },
     Ping,
     /// With the round trip, if it answers a Ping of ours.
-    Pong { rtt_us: u64 },
+    Pong {
+        rtt_us: u64,
+    },
     /// A plain request, waiting for its reply.
     Http,
     /// A listener could not accept; the body says why.
@@ -56,7 +61,10 @@ pub enum ClosedBy {
 pub enum Body {
     None,
     /// In the turn's arena.
-    Arena { start: usize, len: usize },
+    Arena {
+        start: usize,
+        len: usize,
+    },
     Shared(Arc<Buffer>),
 }
 

@@ -62,6 +62,7 @@ pub struct Engine {
     discarded: Vec<Box<dyn Release>>,
     stopping: Option<Stopping>,
     now: Time,
+    turns: u64,
     /// When there last was something to write, and is memory for it kept?
     busy_at: Time,
     has_spares: bool,
@@ -98,6 +99,8 @@ struct Stopping {
     deadline: Time,
     /// Open connections in the order of their good-bye.
     pending: VecDeque<(Time, ConnId)>,
+    /// The turn of the last good-bye.
+    spoke_in: u64,
 }
 
 /// What a thread asks of a connection's shard. Everything that can be checked without the
@@ -105,14 +108,14 @@ struct Stopping {
 pub enum Command {
     Send { conn: ConnId, kind: Kind, payload: Vec<u8> },
     SendMessage { conn: ConnId, message: Arc<Message> },
-    Close { conn: ConnId, frame: CloseFrame },
+    Close { conn: ConnId, frame: Box<CloseFrame> },
     Abort { conn: ConnId, by: ClosedBy },
-    Ping { conn: ConnId, payload: Control },
+    Ping { conn: ConnId, payload: Box<Control> },
     SetPaused { conn: ConnId, paused: bool },
     SetData { conn: ConnId, data: UserData },
     Accept { conn: ConnId, protocol: Option<String>, headers: String },
     Answer { conn: ConnId, status: u16, headers: String, body: Vec<u8> },
-    Stop { frame: CloseFrame, spread: Duration, deadline: Duration },
+    Stop { frame: Box<CloseFrame>, spread: Duration, deadline: Duration },
     Tell(Event),
 }
 
@@ -147,6 +150,7 @@ impl Engine {
             discarded: Vec::new(),
             stopping: None,
             now,
+            turns: 0,
             busy_at: now,
             has_spares: false,
             current: None,
@@ -170,6 +174,7 @@ impl Engine {
     /// The time of this turn.
     pub fn begin_turn(&mut self, now: Time) {
         self.now = now;
+        self.turns += 1;
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -347,17 +352,12 @@ impl Engine {
     pub fn obey(&mut self, command: Command) {
         match command {
             Command::Send { conn, kind, payload } => {
-                let Some(slot) = self.find(conn) else { return };
-                let len = payload.len();
-                let source = Outgoing::Shared(Arc::new(Buffer::from(payload)));
-                self.obey_send(slot, kind, source, len);
+                self.obey_send(conn, kind, Arc::new(Buffer::from(payload)));
             }
             Command::SendMessage { conn, message } => {
-                let Some(slot) = self.find(conn) else { return };
-                let len = message.payload.len();
-                self.obey_send(slot, message.kind, Outgoing::Shared(message.payload.clone()), len);
+                self.obey_send(conn, message.kind, message.payload.clone());
             }
-            Command::Close { conn, frame } => self.close(conn, frame, ClosedBy::Host),
+            Command::Close { conn, frame } => self.close(conn, *frame, ClosedBy::Host),
             Command::Abort { conn, by } => self.abort(conn, by),
             Command::Ping { conn, payload } => {
                 let Some(slot) = self.find(conn) else { return };
@@ -392,7 +392,7 @@ impl Engine {
                     self.answer(slot, &http::response(status, &headers, "close", &body, with_body));
                 }
             }
-            Command::Stop { frame, spread, deadline } => self.stop(frame, spread, deadline),
+            Command::Stop { frame, spread, deadline } => self.stop(*frame, spread, deadline),
             Command::Tell(event) => self.events.push_back(event),
         }
     }
@@ -499,9 +499,10 @@ impl Engine {
         let mut inbox = Inbox::new(connection.id, &mut self.events, &mut self.scratch.asides, source, base);
         let mut context =
             Context { message_bytes_max: self.settings.message_bytes_max, pool: &mut self.spares.pool };
-        let result = connection.protocol.receive(bytes, &self.settings.rules, &mut context, &mut |incoming| {
-            inbox.take(incoming);
-        });
+        let result =
+            connection.protocol.receive(bytes, &self.settings.rules, &mut context, &mut |incoming| {
+                inbox.take(incoming);
+            });
         let messages = inbox.messages;
         if let Some((buffer, len)) = connection.protocol.lend() {
             self.lent.push((slot, buffer, len));
@@ -663,9 +664,10 @@ impl Engine {
         let mut inbox = Inbox::new(connection.id, &mut self.events, &mut asides, Source::Elsewhere, base);
         let mut context =
             Context { message_bytes_max: self.settings.message_bytes_max, pool: &mut self.spares.pool };
-        let result = connection.protocol.receive(backlog, &self.settings.rules, &mut context, &mut |incoming| {
-            inbox.take(incoming);
-        });
+        let result =
+            connection.protocol.receive(backlog, &self.settings.rules, &mut context, &mut |incoming| {
+                inbox.take(incoming);
+            });
         let messages = inbox.messages;
         let outer = std::mem::replace(&mut self.scratch.asides, asides);
         self.after_receive(slot, messages, result);
@@ -928,10 +930,12 @@ impl Engine {
                 outbox.push_shared(buffer, 0..len);
                 outbox.push([tail, &[], &[]], spares)
             }),
-            Outgoing::Lent { start, len } => outbox.push([head.as_slice(), &[], &[]], spares).and_then(|()| {
-                outbox.push_lent(start..start + len);
-                outbox.push([tail, &[], &[]], spares)
-            }),
+            Outgoing::Lent { start, len } => {
+                outbox.push([head.as_slice(), &[], &[]], spares).and_then(|()| {
+                    outbox.push_lent(start..start + len);
+                    outbox.push([tail, &[], &[]], spares)
+                })
+            }
         };
         entry.outbox_bytes.set(outbox.bytes() as u64);
         if pushed.is_err() {
@@ -945,9 +949,12 @@ impl Engine {
     }
 
     /// A send from another thread: counted against the limits when it was made.
-    fn obey_send(&mut self, slot: Slot, kind: Kind, outgoing: Outgoing<'_>, len: usize) {
-        self.entry(slot).mailbox_bytes.fetch_sub(len as u64, SeqCst);
-        if self.connections[slot as usize].stage == Stage::Open && self.push_message(slot, kind, outgoing).is_err() {
+    fn obey_send(&mut self, conn: ConnId, kind: Kind, payload: Arc<Buffer>) {
+        let Some(slot) = self.find(conn) else { return };
+        self.entry(slot).take_from_mailbox(conn, payload.len() as u64);
+        if self.connections[slot as usize].stage == Stage::Open
+            && self.push_message(slot, kind, Outgoing::Shared(payload)).is_err()
+        {
             self.lose(slot);
         }
     }
@@ -1114,7 +1121,8 @@ impl Engine {
                     return self.close(id, frame, ClosedBy::Timeout);
                 }
                 if now >= connection.ping_due {
-                    connection.ping_due = timeouts.ping_interval.map_or(Time::NEVER, |every| now.after(every));
+                    connection.ping_due =
+                        timeouts.ping_interval.map_or(Time::NEVER, |every| now.after(every));
                     // The clock of a Ping that was not answered runs on under the next one.
                     if connection.pinged_at == Time::NEVER || connection.heard_at > connection.pinged_at {
                         connection.pinged_at = now;
@@ -1184,7 +1192,8 @@ impl Engine {
         for (index, (at, _)) in (0..).zip(&mut pending) {
             *at = self.now.after(spread * index / count);
         }
-        self.stopping = Some(Stopping { frame, deadline: self.now.after(deadline), pending });
+        let deadline = self.now.after(deadline);
+        self.stopping = Some(Stopping { frame, deadline, pending, spoke_in: self.turns });
         self.say_good_byes();
     }
 
@@ -1192,9 +1201,11 @@ impl Engine {
         let Some(stopping) = &mut self.stopping else { return };
         let frame = stopping.frame;
         // The deadline waits for the turn after the last good-bye: it shall be flushed.
-        let is_over = self.now >= stopping.deadline && stopping.pending.is_empty();
+        let is_over = self.now >= stopping.deadline && stopping.spoke_in < self.turns;
         let mut leaving = Vec::new();
-        while let Some((_, conn)) = stopping.pending.pop_front_if(|(at, _)| *at <= self.now) {
+        while let Some(&(_, conn)) = stopping.pending.front().filter(|(at, _)| *at <= self.now) {
+            stopping.pending.pop_front();
+            stopping.spoke_in = self.turns;
             leaving.push(conn);
         }
         for conn in leaving {
@@ -1214,7 +1225,9 @@ impl Engine {
 /// Where received bytes lie.
 #[derive(Clone, Copy)]
 enum Source {
-    Arena { start: usize },
+    Arena {
+        start: usize,
+    },
     /// In memory that the turn does not keep: payloads must be copied.
     Elsewhere,
 }
@@ -1281,7 +1294,10 @@ pub(crate) enum Outgoing<'a> {
     Copied(&'a [u8]),
     Shared(Arc<Buffer>),
     /// In the turn's arena.
-    Lent { start: usize, len: usize },
+    Lent {
+        start: usize,
+        len: usize,
+    },
 }
 
 impl Outgoing<'_> {

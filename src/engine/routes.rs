@@ -13,8 +13,18 @@ use crate::protocol::http::percent_decoded;
 #[derive(Clone, Default)]
 pub struct Routes {
     list: Vec<Route>,
-    sockets: Router<usize>,
-    http: Router<usize>,
+    sockets: Paths,
+    http: Paths,
+}
+
+/// The patterns of one kind of request. A pattern without a star beats one with.
+#[derive(Clone, Default)]
+struct Paths {
+    whole: Router<usize>,
+    /// `/files/*` as `/files/{*rest}`…
+    stars: Router<usize>,
+    /// … and as `/files/`, which it takes, too.
+    bases: Router<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,14 +54,12 @@ impl Routes {
     /// Adds a pattern; the error says what is wrong with it.
     pub fn add(&mut self, pattern: &str, route: Route) -> Result<(), String> {
         let index = self.list.len();
-        for form in forms(pattern)? {
-            let clash = |_| format!("the pattern \"{pattern}\" is taken by another route already");
-            // A route for both would hide another's plain pages under the same path, so each
-            // kind of request is looked up on its own.
-            self.sockets.insert(form.clone(), index).map_err(clash)?;
-            if route.http {
-                self.http.insert(form, index).map_err(clash)?;
-            }
+        let form = Form::parse(pattern)?;
+        let clash = |_| format!("the pattern \"{pattern}\" is taken by another route already");
+        self.sockets.add(&form, index).map_err(clash)?;
+        // A route for plain requests, too: what is free among all is free among those.
+        if route.http {
+            self.http.add(&form, index).map_err(clash)?;
         }
         self.list.push(route);
         Ok(())
@@ -75,50 +83,74 @@ impl Routes {
     }
 
     pub fn find_socket(&self, path: &str) -> Option<(usize, Parameters)> {
-        find(&self.sockets, path)
+        self.sockets.find(path)
     }
 
     pub fn find_http(&self, path: &str) -> Option<(usize, Parameters)> {
-        find(&self.http, path)
+        self.http.find(path)
     }
 }
 
-fn find(router: &Router<usize>, path: &str) -> Option<(usize, Parameters)> {
-    let found = router.at(path).ok()?;
-    let parameters = found.params.iter().map(|(name, value)| {
-        let name = if name == REST { "*" } else { name };
-        (name.to_string(), percent_decoded(value))
-    });
-    Some((*found.value, parameters.collect()))
+impl Paths {
+    /// All of a pattern or nothing.
+    fn add(&mut self, form: &Form, index: usize) -> Result<(), matchit::InsertError> {
+        match form {
+            Form::Whole(path) => self.whole.insert(path, index),
+            Form::Star(base) => {
+                self.stars.insert(format!("{base}{{*{REST}}}"), index)?;
+                self.bases.insert(base, index)
+            }
+        }
+    }
+
+    fn find(&self, path: &str) -> Option<(usize, Parameters)> {
+        let routers = [&self.whole, &self.bases, &self.stars];
+        let found = routers.into_iter().find_map(|router| router.at(path).ok())?;
+        let parameters = found.params.iter().map(|(name, value)| {
+            let name = if name == REST { "*" } else { name };
+            (name.to_string(), percent_decoded(value))
+        });
+        Some((*found.value, parameters.collect()))
+    }
 }
 
-/// A pattern in matchit's words; `/files/*` takes `/files/`, too, and so needs two.
-fn forms(pattern: &str) -> Result<Vec<String>, String> {
-    if !pattern.starts_with('/') {
-        return Err(format!("the pattern \"{pattern}\" must begin with /"));
-    }
-    let mut form = String::new();
-    let mut segments = pattern[1..].split('/').peekable();
-    while let Some(segment) = segments.next() {
-        form.push('/');
-        if segment == "*" {
-            if segments.peek().is_some() {
-                return Err(format!("in the pattern \"{pattern}\" the * must be the last segment"));
-            }
-            return Ok(vec![form.clone(), format!("{form}{{*{REST}}}")]);
+/// A pattern in matchit's words.
+enum Form {
+    Whole(String),
+    /// What stands before the star.
+    Star(String),
+}
+
+impl Form {
+    fn parse(pattern: &str) -> Result<Form, String> {
+        if !pattern.starts_with('/') {
+            return Err(format!("the pattern \"{pattern}\" must begin with /"));
         }
-        if let Some(name) = segment.strip_prefix(':') {
-            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-                return Err(format!("in the pattern \"{pattern}\" a parameter needs a name of letters and digits"));
+        let mut form = String::new();
+        let mut segments = pattern[1..].split('/').peekable();
+        while let Some(segment) = segments.next() {
+            form.push('/');
+            if segment == "*" {
+                if segments.peek().is_some() {
+                    return Err(format!("in the pattern \"{pattern}\" the * must be the last segment"));
+                }
+                return Ok(Form::Star(form));
             }
-            form.push_str(&format!("{{{name}}}"));
-        } else if segment.contains(['*', '{', '}', '?', '#']) {
-            return Err(format!("in the pattern \"{pattern}\" only a whole segment can be * or :name"));
-        } else {
-            form.push_str(segment);
+            if let Some(name) = segment.strip_prefix(':') {
+                if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                    return Err(format!(
+                        "in the pattern \"{pattern}\" a parameter needs a name of letters and digits"
+                    ));
+                }
+                form.push_str(&format!("{{{name}}}"));
+            } else if segment.contains(['*', '{', '}', '?', '#']) {
+                return Err(format!("in the pattern \"{pattern}\" only a whole segment can be * or :name"));
+            } else {
+                form.push_str(segment);
+            }
         }
+        Ok(Form::Whole(form))
     }
-    Ok(vec![form])
 }
 
 /// The name of what `*` took, in matchit's words; no parameter of an embedder can have it.
@@ -138,7 +170,8 @@ mod tests {
 
     #[test]
     fn the_most_specific_pattern_wins() {
-        let routes = routes(&[("/*", false), ("/room/:id", false), ("/room/lobby", false), ("/files/*", false)]);
+        let routes =
+            routes(&[("/*", false), ("/room/:id", false), ("/room/lobby", false), ("/files/*", false)]);
         let number = |path| routes.find_socket(path).map(|(index, _)| index);
         assert_eq!(number("/"), Some(0));
         assert_eq!(number("/x/y"), Some(0));
@@ -146,6 +179,14 @@ mod tests {
         assert_eq!(number("/room/7"), Some(1));
         assert_eq!(number("/files/"), Some(3));
         assert_eq!(number("/files/a/b"), Some(3));
+    }
+
+    #[test]
+    fn a_page_at_the_root_stands_beside_a_star_for_everything() {
+        let routes = routes(&[("/*", false), ("/", true), ("/room/:id", false), ("/room/*", false)]);
+        let number = |path| routes.find_socket(path).map(|(index, _)| index);
+        assert_eq!((number("/"), number("/x")), (Some(1), Some(0)));
+        assert_eq!((number("/room/1"), number("/room/"), number("/room/1/2")), (Some(2), Some(3), Some(3)));
     }
 
     #[test]
@@ -167,10 +208,13 @@ mod tests {
     #[test]
     fn a_bad_pattern_is_refused_with_the_reason() {
         for bad in ["chat", "/a/*/b", "/a*", "/:", "/:a-b", "/{a}", "/a?b", ""] {
-            assert!(forms(bad).is_err(), "{bad:?}");
+            assert!(Form::parse(bad).is_err(), "{bad:?}");
         }
         let mut routes = routes(&[("/a/:b", false)]);
         let again = Route { number: 1, wants: Wants::default(), http: false };
-        assert!(routes.add("/a/:c", again).unwrap_err().contains("taken"));
+        assert!(routes.add("/a/:c", again.clone()).unwrap_err().contains("taken"));
+        routes.add("/b/*", again.clone()).unwrap();
+        assert!(routes.add("/b/*", again).is_err());
+        assert_eq!(routes.find_socket("/b/").map(|(index, _)| index), Some(1));
     }
 }

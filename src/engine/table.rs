@@ -25,13 +25,14 @@ pub struct Table {
 
 pub type Chunk = [Entry; CHUNK_SLOTS];
 
-/// One connection. All but `life`, `mailbox_bytes` and `wants_drain` are written by the shard
+/// One connection. All but `life`, `mailbox`, `dropped` and `wants_drain` are written by the shard
 /// alone.
 pub struct Entry {
     /// Generation and [`Life`] in one word.
     life: AtomicU64,
-    /// Bytes of sends that wait in the shard's mailbox.
-    pub mailbox_bytes: AtomicU64,
+    /// Generation, and bytes of sends that wait in the shard's mailbox for that generation: in
+    /// one word, or bytes for a connection that is gone would count for the next in its slot.
+    mailbox: AtomicU64,
     pub outbox_bytes: Count,
     pub wants_drain: AtomicBool,
     dialect: AtomicU32,
@@ -42,7 +43,8 @@ pub struct Entry {
     pub bytes_out: Count,
     pub messages_in: Count,
     pub messages_out: Count,
-    pub dropped: Count,
+    /// Counted by everyone who sends.
+    pub dropped: AtomicU64,
     peer: Address,
     local: Address,
 }
@@ -101,7 +103,8 @@ pub struct Counters {
     pub messages_out: Count,
     pub bytes_in: Count,
     pub bytes_out: Count,
-    pub dropped_messages: Count,
+    /// Counted by everyone who sends.
+    pub dropped_messages: AtomicU64,
     pub slow_closed: Count,
     pub faults: Count,
 }
@@ -145,6 +148,13 @@ impl Table {
                 each(ConnId::new(shard, generation, index as Slot), entry);
             }
         }
+    }
+
+    /// Is nothing kept for any connection?
+    pub fn is_quiet(&self) -> bool {
+        let chunks = self.chunks.read().unwrap_or_else(PoisonError::into_inner);
+        let is_empty = |entry: &Entry| entry.life().1 == Life::None && entry.mailbox_bytes() == 0;
+        chunks.iter().flat_map(|chunk| chunk.iter()).all(is_empty) && self.sides().is_empty()
     }
 
     /// Makes room for one chunk more and gives the shard its own way to it.
@@ -223,7 +233,7 @@ impl Entry {
     fn new() -> Self {
         Self {
             life: AtomicU64::new(0),
-            mailbox_bytes: AtomicU64::new(0),
+            mailbox: AtomicU64::new(0),
             outbox_bytes: Count::default(),
             wants_drain: AtomicBool::new(false),
             dialect: AtomicU32::new(0),
@@ -234,7 +244,7 @@ impl Entry {
             bytes_out: Count::default(),
             messages_in: Count::default(),
             messages_out: Count::default(),
-            dropped: Count::default(),
+            dropped: AtomicU64::new(0),
             peer: Address::default(),
             local: Address::default(),
         }
@@ -249,11 +259,11 @@ impl Entry {
             &self.bytes_out,
             &self.messages_in,
             &self.messages_out,
-            &self.dropped,
         ] {
             count.set(0);
         }
-        self.mailbox_bytes.store(0, SeqCst);
+        self.mailbox.store(u64::from(generation.to_u32()) << MAILBOX_BITS, SeqCst);
+        self.dropped.store(0, Relaxed);
         self.wants_drain.store(false, Relaxed);
         self.rtt_us.store(0, Relaxed);
         self.peer.set(peer);
@@ -316,7 +326,33 @@ impl Entry {
     /// All bytes on their way to the peer that the kernel does not have yet.
     #[inline]
     pub fn queued_bytes(&self) -> u64 {
-        self.mailbox_bytes.load(SeqCst) + self.outbox_bytes.get()
+        self.mailbox_bytes() + self.outbox_bytes.get()
+    }
+
+    #[inline]
+    pub fn mailbox_bytes(&self) -> u64 {
+        self.mailbox.load(SeqCst) & MAILBOX_BYTES_MAX
+    }
+
+    /// Counts bytes that go into the mailbox: how many wait there now, or `None` if the slot
+    /// has passed to another connection.
+    pub fn add_to_mailbox(&self, id: ConnId, len: u64) -> Option<u64> {
+        self.change_mailbox(id, |bytes| bytes.saturating_add(len).min(MAILBOX_BYTES_MAX))
+    }
+
+    /// Takes bytes back out of the count.
+    pub fn take_from_mailbox(&self, id: ConnId, len: u64) {
+        self.change_mailbox(id, |bytes| bytes.saturating_sub(len));
+    }
+
+    fn change_mailbox(&self, id: ConnId, change: impl Fn(u64) -> u64) -> Option<u64> {
+        let generation = u64::from(id.generation().to_u32());
+        let update = |word: u64| {
+            let is_same = word >> MAILBOX_BITS == generation;
+            is_same.then(|| generation << MAILBOX_BITS | change(word & MAILBOX_BYTES_MAX))
+        };
+        let before = self.mailbox.fetch_update(SeqCst, SeqCst, update).ok()?;
+        Some(change(before & MAILBOX_BYTES_MAX))
     }
 
     pub fn peer(&self) -> SocketAddr {
@@ -365,5 +401,7 @@ impl Address {
 
 const IS_V6: u64 = 1 << 16;
 const LIFE_BITS: u32 = 3;
+const MAILBOX_BITS: u32 = 40;
+const MAILBOX_BYTES_MAX: u64 = (1 << MAILBOX_BITS) - 1;
 /// Grown by so many connections at a time, so that little is set aside for nobody.
 pub const CHUNK_SLOTS: usize = 256;

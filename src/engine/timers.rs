@@ -190,7 +190,10 @@ mod tests {
                     let earliest = expected.iter().copied().min().unwrap();
                     let next = timers.next();
                     assert!(earliest == Time::NEVER || next.0 <= earliest.0 + (1 << TICK_BITS));
-                    now = Time(now.0 + (random >> 20) % (if random & 0xF000 == 0 { 50 * SECOND } else { SECOND / 4 }));
+                    now = Time(
+                        now.0
+                            + (random >> 20) % (if random & 0xF000 == 0 { 50 * SECOND } else { SECOND / 4 }),
+                    );
                     timers.expire(now, &mut due);
                     for slot in due.drain(..) {
                         let time = expected[slot as usize];
@@ -201,7 +204,9 @@ mod tests {
                             expected[slot as usize] = Time::NEVER;
                         }
                     }
-                    assert!(expected.iter().all(|time| *time == Time::NEVER || tick_of(*time) >= tick_of(now)));
+                    assert!(
+                        expected.iter().all(|time| *time == Time::NEVER || tick_of(*time) >= tick_of(now))
+                    );
                 }
             }
         }

@@ -5,7 +5,7 @@
 //! never has a callback on its stack.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::connection::Stage;
 use super::event::{ClosedBy, EventKind};
@@ -141,11 +141,11 @@ impl Engine {
         if len > limits.limit_bytes {
             return Err(Misuse::TooBig);
         }
-        let queued = connection.outbox_bytes() + entry.mailbox_bytes.load(SeqCst) as usize;
+        let queued = connection.outbox_bytes() + entry.mailbox_bytes() as usize;
         if queued + len > limits.limit_bytes {
             connection.flags.wants_drain = true;
-            entry.dropped.add(1);
-            self.table.counters.dropped_messages.add(1);
+            entry.dropped.fetch_add(1, Relaxed);
+            self.table.counters.dropped_messages.fetch_add(1, Relaxed);
             if limits.full == WhenFull::Close {
                 self.abort(conn, ClosedBy::Limit);
             }

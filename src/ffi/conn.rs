@@ -231,7 +231,7 @@ pub unsafe extern "C" fn fdx_conn_get_info(
             msgs_in: entry.messages_in.get(),
             msgs_out: entry.messages_out.get(),
             queued_bytes: entry.queued_bytes(),
-            dropped: entry.dropped.get(),
+            dropped: entry.dropped.load(Relaxed),
             rtt_us: entry.rtt_us.load(Relaxed),
             remote_port: entry.peer().port(),
             local_port: entry.local().port(),

@@ -2,6 +2,7 @@
 
 use std::ffi::c_char;
 use std::io;
+use std::mem::offset_of;
 
 use super::status::*;
 use super::struct_out;
@@ -39,8 +40,14 @@ impl Failure {
     /// # Safety
     /// `error` is null or points to an `fdx_error` with its `struct_size` set.
     pub unsafe fn tell(self, error: *mut fdx_error) -> fdx_status {
+        if error.is_null() {
+            return self.status;
+        }
+        // SAFETY: promised by the caller: it begins with its size.
+        let size = unsafe { (*error).struct_size } as usize;
+        let room = size.min(size_of::<fdx_error>()).saturating_sub(offset_of!(fdx_error, message));
         let mut message = [0; 240];
-        let mut len = self.message.len().min(message.len() - 1);
+        let mut len = self.message.len().min(room.saturating_sub(1));
         while !self.message.is_char_boundary(len) {
             len -= 1;
         }
@@ -48,17 +55,10 @@ impl Failure {
             // A line is one line, whatever came in.
             *to = if from.is_ascii_control() { b' ' } else { from } as c_char;
         }
-        let value = fdx_error {
-            struct_size: 0,
-            status: self.status,
-            os_error: self.os_error,
-            reserved: 0,
-            message,
-        };
-        if !error.is_null() {
-            // SAFETY: promised by the caller. A wrong struct_size leaves it untouched.
-            let _ = unsafe { struct_out(value, error) };
-        }
+        let value =
+            fdx_error { struct_size: 0, status: self.status, os_error: self.os_error, reserved: 0, message };
+        // SAFETY: promised by the caller. A struct_size that is too small leaves it untouched.
+        let _ = unsafe { struct_out(value, error) };
         self.status
     }
 }

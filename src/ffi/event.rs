@@ -100,8 +100,9 @@ pub struct fdx_event {
 
 /// Receives an event, on a thread of the library. It may call any function of the library. It
 /// must return: a C++ exception, a .NET exception or a longjmp out of it ends the process.
-pub type fdx_event_fn =
-    Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, server: *mut fdx_server, event: *const fdx_event)>;
+pub type fdx_event_fn = Option<
+    unsafe extern "C-unwind" fn(user_data: *mut c_void, server: *mut fdx_server, event: *const fdx_event),
+>;
 
 /// Calls the embedder with what a shard delivers.
 pub(super) struct Deliverer {
@@ -141,7 +142,8 @@ impl Deliverer {
             EventKind::Upgrade => (FDX_EV_UPGRADE, 0, 0, 0),
             EventKind::Open => (FDX_EV_OPEN, 0, 0, 0),
             EventKind::Drain => {
-                let queued = self.owner.server.find(view.conn).map_or(0, |(entry, _)| entry.get().queued_bytes());
+                let queued =
+                    self.owner.server.find(view.conn).map_or(0, |(entry, _)| entry.get().queued_bytes());
                 (FDX_EV_DRAIN, 0, 0, queued)
             }
             EventKind::Close { code, by } => (FDX_EV_CLOSE, 0, i32::from(code.0), by as u64),

@@ -39,7 +39,8 @@ pub unsafe extern "C" fn fdx_accept(
             false => Some(unsafe { c_text(subprotocol) }?),
         };
         let conn = ConnId::from_u64(conn);
-        with_turn(handle, conn, |turn| handle.server.accept(turn, conn, protocol, headers)).map_err(misused)?;
+        with_turn(handle, conn, |turn| handle.server.accept(turn, conn, protocol, headers))
+            .map_err(misused)?;
         Ok(FDX_OK)
     })
 }
@@ -100,7 +101,12 @@ pub unsafe extern "C" fn fdx_http_reply(
     })
 }
 
-fn answer(handle: &fdx_server, conn: fdx_conn, awaited: Life, answer: &Answer<'_>) -> Result<fdx_status, fdx_status> {
+fn answer(
+    handle: &fdx_server,
+    conn: fdx_conn,
+    awaited: Life,
+    answer: &Answer<'_>,
+) -> Result<fdx_status, fdx_status> {
     let conn = ConnId::from_u64(conn);
     with_turn(handle, conn, |turn| handle.server.answer(turn, conn, awaited, answer)).map_err(misused)?;
     Ok(FDX_OK)

@@ -32,7 +32,12 @@ pub type fdx_log_fn = Option<
 /// # Safety
 /// `log` and `drop` can be called with `user_data` from any thread, until `drop` was.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fdx_set_log(max_level: i32, log: fdx_log_fn, user_data: *mut c_void, drop: fdx_drop_fn) {
+pub unsafe extern "C" fn fdx_set_log(
+    max_level: i32,
+    log: fdx_log_fn,
+    user_data: *mut c_void,
+    drop: fdx_drop_fn,
+) {
     guard_or((), || {
         static INSTALLED: OnceCell<()> = OnceCell::new();
         INSTALLED.get_or_init(|| {

@@ -8,17 +8,17 @@
 
 #![allow(non_camel_case_types)]
 
-pub mod status;
+pub mod config;
+pub mod conn;
 pub mod error;
 pub mod event;
-pub mod config;
-pub mod server;
 pub mod handshake;
-pub mod send;
-pub mod conn;
-pub mod stats;
 pub mod log;
 mod reentry;
+pub mod send;
+pub mod server;
+pub mod stats;
+pub mod status;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

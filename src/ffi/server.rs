@@ -56,6 +56,7 @@ pub unsafe extern "C" fn fdx_server_new(
             if config.routes.is_empty() {
                 return Err(Failure::new(FDX_E_CONFIG, "no route: add one with fdx_config_route"));
             }
+            silence_panics();
             let server = fdx_server {
                 server: Arc::new(Server::new(&config.config, config.routes.clone())),
                 routes: config.handlers.clone(),
@@ -86,9 +87,8 @@ pub unsafe extern "C" fn fdx_server_ref(server: *mut fdx_server) -> *mut fdx_ser
     })
 }
 
-/// One reference less. [any] With the last one a running server is stopped in the background, as
-/// by `fdx_server_stop(server, 1001, "", 0, 0, 0)`: its last callbacks may still come. NULL is
-/// accepted.
+/// One reference less. [any] With the last one a running server is stopped in the background with
+/// code 1001 and `timeout.close` as deadline: its last callbacks may still come. NULL is accepted.
 ///
 /// # Safety
 /// `server` is null or live, and the caller has a reference to give back.
@@ -99,8 +99,7 @@ pub unsafe extern "C" fn fdx_server_unref(server: *mut fdx_server) {
         let Some(handle) = (unsafe { server.as_ref() }) else { return };
         // In a forked child the threads that would have to end don't exist.
         if handle.references.fetch_sub(1, SeqCst) == 1 && !handle.is_forked() {
-            let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");
-            let _ = handle.server.stop(frame, Duration::ZERO, Duration::ZERO);
+            handle.server.stop_in_background();
             // SAFETY: `fdx_server_new` made it by `into_raw`, and this was the last reference.
             drop(unsafe { Arc::from_raw(server.cast_const()) });
         }
@@ -192,7 +191,11 @@ pub unsafe extern "C" fn fdx_server_wait(server: *mut fdx_server, timeout_ms: i3
 /// # Safety
 /// `server` is live; `out_port` is writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fdx_listener_port(server: *mut fdx_server, index: u32, out_port: *mut u16) -> fdx_status {
+pub unsafe extern "C" fn fdx_listener_port(
+    server: *mut fdx_server,
+    index: u32,
+    out_port: *mut u16,
+) -> fdx_status {
     guard(|| {
         // SAFETY: promised by the caller.
         let handle = unsafe { handle(server) }?;
@@ -216,6 +219,14 @@ pub(super) fn close_frame(code: u16, reason: &str) -> Result<CloseFrame, fdx_sta
         code if code.is_sendable() => Ok(CloseFrame::new(code, reason)),
         _ => Err(FDX_E_INVALID_ARG),
     }
+}
+
+/// A panic is a line in the log; the host's standard error is the host's.
+fn silence_panics() {
+    static SILENT: OnceCell<()> = OnceCell::new();
+    SILENT.get_or_init(|| {
+        std::panic::set_hook(Box::new(|info| log::error!(target: "fullduplex::panic", "{info}")));
+    });
 }
 
 /// How often this process has forked since it was loaded; counted in the child.

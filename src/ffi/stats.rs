@@ -1,5 +1,7 @@
 //! Sums over the life of a server.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::server::fdx_server;
 use super::status::*;
 use super::{guard, handle, struct_out};
@@ -56,7 +58,8 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
         // SAFETY: promised by the caller.
         let handle = unsafe { handle(server) }?;
         let tables = handle.server.tables();
-        let sum = |count: fn(&Counters) -> &Count| tables.iter().map(|table| count(&table.counters).get()).sum();
+        let sum =
+            |count: fn(&Counters) -> &Count| tables.iter().map(|table| count(&table.counters).get()).sum();
         let mut queued_bytes = 0;
         handle.server.each_open(|_, entry| queued_bytes += entry.queued_bytes());
         let value = fdx_stats {
@@ -72,7 +75,7 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
             msgs_out: sum(|counters| &counters.messages_out),
             bytes_in: sum(|counters| &counters.bytes_in),
             bytes_out: sum(|counters| &counters.bytes_out),
-            dropped_msgs: sum(|counters| &counters.dropped_messages),
+            dropped_msgs: tables.iter().map(|table| table.counters.dropped_messages.load(Relaxed)).sum(),
             slow_closed: sum(|counters| &counters.slow_closed),
             rate_limited: 0,
             queued_bytes,

@@ -109,7 +109,9 @@ pub enum Violation {
     CloseTooShort,
     CloseCode(CloseCode),
     InvalidUtf8,
-    MessageTooBig { bytes_max: usize },
+    MessageTooBig {
+        bytes_max: usize,
+    },
     /// A Hixie-76 frame length that is no number worth reading.
     HixieLength,
     /// Not the peer's fault: there is no memory for its message.

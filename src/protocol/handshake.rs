@@ -184,7 +184,8 @@ fn accept_value(key: &[u8]) -> String {
 }
 
 /// Sixteen bytes leave four bits of the last symbol over, and nobody says what they must be.
-const NONCE_BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
+const NONCE_BASE64: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
 
 /// Headers of the answer that only the server may write.
 pub const OWN_HEADERS: [&str; 12] = [
@@ -262,7 +263,9 @@ mod tests {
     #[test]
     fn origins_are_compared_whole() {
         let origins = Origins::Listed(
-            ["https://a.example", "*.b.example", "c.example", "https://d.example:8443"].map(String::from).to_vec(),
+            ["https://a.example", "*.b.example", "c.example", "https://d.example:8443"]
+                .map(String::from)
+                .to_vec(),
         );
         let allow = |origin: &str| origins.allow(Some(origin.as_bytes()));
         for allowed in [

@@ -107,8 +107,14 @@ enum State {
     /// Types 01 to 7F end at FF, too, and mean nothing.
     SkipText,
     /// Types with the high bit: a length in groups of seven bits.
-    Length { frame_type: u8, len: u64, groups: u8 },
-    Skip { missing: u64 },
+    Length {
+        frame_type: u8,
+        len: u64,
+        groups: u8,
+    },
+    Skip {
+        missing: u64,
+    },
 }
 
 impl Frames {
@@ -230,10 +236,8 @@ mod tests {
     #[test]
     fn the_example_of_draft_76_gets_the_answer_of_draft_76() {
         // draft-hixie-thewebsocketprotocol-76, 1.2 and 1.3
-        let keys = Keys(
-            key_number(b"4 @1  46546xW%0l 1 5").unwrap(),
-            key_number(b"12998 5 Y3 1  .P00").unwrap(),
-        );
+        let keys =
+            Keys(key_number(b"4 @1  46546xW%0l 1 5").unwrap(), key_number(b"12998 5 Y3 1  .P00").unwrap());
         assert_eq!(keys, Keys(829_309_203, 259_970_620));
         assert_eq!(&keys.answer(*b"^n:ds[4U"), b"8jKS'y:G*Co,Wxa-");
     }
@@ -266,7 +270,9 @@ mod tests {
         for piece in wire.chunks(step) {
             result = frames.receive(dialect, piece, &mut context, &mut |incoming| {
                 seen.push(match incoming {
-                    Incoming::Message { payload, .. } => String::from_utf8(payload.as_slice().to_vec()).unwrap(),
+                    Incoming::Message { payload, .. } => {
+                        String::from_utf8(payload.as_slice().to_vec()).unwrap()
+                    }
                     other => format!("{other:?}"),
                 });
             });
@@ -291,7 +297,8 @@ mod tests {
 
     #[test]
     fn frames_with_a_length_are_skipped_even_when_they_hold_the_end_of_text() {
-        let (seen, _) = both_ways(Dialect::Hixie76, b"\x80\x03\xFF\x00x\x00hi\xFF\x80\x00\xFF\x02zz\x00ho\xFF");
+        let (seen, _) =
+            both_ways(Dialect::Hixie76, b"\x80\x03\xFF\x00x\x00hi\xFF\x80\x00\xFF\x02zz\x00ho\xFF");
         assert_eq!(seen, ["hi", "ho"]);
     }
 

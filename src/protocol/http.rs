@@ -91,9 +91,9 @@ impl Request {
             Ok(httparse::Status::Complete(_)) => {}
             Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooBig),
             // A blank in the target looks to httparse like a version it doesn't know.
-            Err(httparse::Error::Version) if memchr::memmem::find(&head, b" HTTP/").is_some_and(|at| {
-                head[..at].iter().filter(|&&byte| byte == b' ').count() == 1
-            }) =>
+            Err(httparse::Error::Version)
+                if memchr::memmem::find(&head, b" HTTP/")
+                    .is_some_and(|at| head[..at].iter().filter(|&&byte| byte == b' ').count() == 1) =>
             {
                 return Err(Refusal::HttpVersion);
             }
@@ -312,7 +312,9 @@ pub enum Refusal {
 impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
-            Self::Malformed(_) | Self::Repeated(_) | Self::ConnectionHeader | Self::Key | Self::HixieKey => 400,
+            Self::Malformed(_) | Self::Repeated(_) | Self::ConnectionHeader | Self::Key | Self::HixieKey => {
+                400
+            }
             Self::Origin => 403,
             Self::NotFound => 404,
             Self::NotGet => 405,
@@ -559,7 +561,9 @@ mod tests {
     fn header_lines_that_would_start_another_answer_are_refused() {
         assert!(check_header_lines("A: b\r\nC: d\r\n", &[]).is_ok());
         assert!(check_header_lines("", &[]).is_ok());
-        for lines in ["A: b", "A b\r\n", ": b\r\n", "A: b\nC: d\r\n", "A: b\r\n\r\nHTTP/1.1 200", "A b: c\r\n"] {
+        for lines in
+            ["A: b", "A b\r\n", ": b\r\n", "A: b\nC: d\r\n", "A: b\r\n\r\nHTTP/1.1 200", "A b: c\r\n"]
+        {
             assert!(check_header_lines(lines, &[]).is_err(), "{lines:?}");
         }
         assert!(check_header_lines("upgrade: x\r\n", &["Upgrade"]).is_err());

@@ -245,7 +245,11 @@ impl Frames {
         let message = self.partial().message.get_or_insert_with(|| Assembly {
             kind: if head.opcode == Opcode::Text { Kind::Text } else { Kind::Binary },
             // Large memory is lent only to those of whom much is there already.
-            buffer: if chunk.len() >= LENT_BYTES_MIN { context.pool.take(missing) } else { Buffer::default() },
+            buffer: if chunk.len() >= LENT_BYTES_MIN {
+                context.pool.take(missing)
+            } else {
+                Buffer::default()
+            },
             utf8: Utf8Stream::default(),
         });
         message.utf8.check(message.kind, chunk)?;

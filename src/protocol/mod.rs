@@ -29,10 +29,17 @@ enum State {
     /// The request is still arriving.
     Requesting(Box<RequestReader>),
     /// The request is there; someone decides. Later bytes wait in `backlog`.
-    Deciding { request: Arc<Request>, backlog: Vec<u8> },
+    Deciding {
+        request: Arc<Request>,
+        backlog: Vec<u8>,
+    },
     /// Hixie-76: the head of the answer is sent, the eight bytes are still to come.
     Challenged(Box<Challenge>),
-    Open { dialect: Dialect, frames: Frames, we_closed: bool },
+    Open {
+        dialect: Dialect,
+        frames: Frames,
+        we_closed: bool,
+    },
     Closed,
 }
 
@@ -57,10 +64,18 @@ pub struct Context<'c> {
 #[derive(Debug)]
 pub enum Incoming<'a> {
     /// The request is whole. Nothing more is read until `accept` or `refuse`.
-    Request { request: Arc<Request>, offer: Result<Offer, Refusal> },
+    Request {
+        request: Arc<Request>,
+        offer: Result<Offer, Refusal>,
+    },
     /// The eight bytes of Hixie-76 came: the answer to send, and the conversation is open.
-    Opened { answer: [u8; 16] },
-    Message { kind: Kind, payload: Payload<'a> },
+    Opened {
+        answer: [u8; 16],
+    },
+    Message {
+        kind: Kind,
+        payload: Payload<'a>,
+    },
     Ping(Control),
     Pong(Control),
     /// The peer's close. What comes after it is ignored.
@@ -341,8 +356,10 @@ impl Versions {
     /// For `Sec-WebSocket-Version`: the ones that have a version number, newest first.
     pub fn header(self) -> String {
         let numbered = Self::ALL.into_iter().filter(|dialect| dialect.wire_form() == WireForm::HyBi);
-        let listed: Vec<String> =
-            numbered.filter(|&dialect| self.contains(dialect)).map(|dialect| dialect.number().to_string()).collect();
+        let listed: Vec<String> = numbered
+            .filter(|&dialect| self.contains(dialect))
+            .map(|dialect| dialect.number().to_string())
+            .collect();
         listed.join(", ")
     }
 }

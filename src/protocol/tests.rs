@@ -1571,7 +1571,6 @@ impl<'s> Peer<'s> {
     }
 
     fn lend(&mut self) -> Option<(Buffer, usize)> {
-        let mut context = Context { message_bytes_max: self.server.message_bytes_max, pool: &mut self.pool };
         self.protocol.lend()
     }
 

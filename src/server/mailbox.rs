@@ -84,8 +84,8 @@ impl<S> Mailbox<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::ConnId;
     use crate::engine::event::ClosedBy;
+    use crate::id::ConnId;
     use std::sync::atomic::AtomicUsize;
 
     #[derive(Default)]

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
 use crate::config::{Config, Settings, WhenFull};
+use crate::driver::Driver;
 use crate::driver::listen;
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
-use crate::driver::Driver;
 use crate::engine::connection::UserData;
 use crate::engine::event::ClosedBy;
 use crate::engine::routes::Routes;
@@ -25,7 +25,7 @@ use crate::engine::table::{Entry, EntryRef, Life, PendingRequest, Table};
 use crate::engine::turn::{Handler, Message, Misuse, Sent, Turn};
 use crate::engine::{Command, Engine, Parts};
 use crate::id::ConnId;
-use crate::protocol::close::CloseFrame;
+use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::handshake;
 use crate::protocol::{Control, Kind, WireForm, http};
 use mailbox::Mailbox;
@@ -38,7 +38,9 @@ pub struct Server {
     tables: Vec<Arc<Table>>,
     mailboxes: OnceLock<Vec<Arc<Mailbox<MioSocket>>>>,
     ports: OnceLock<Vec<u16>>,
-    run: Mutex<Run>,
+    phase: Mutex<Phase>,
+    /// Locked while they are joined, so that nobody's wait ends before they have.
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// Rings when the server has stopped.
     stopped: Condvar,
     /// Shards whose thread has not ended.
@@ -48,10 +50,9 @@ pub struct Server {
 
 type MioSocket = <MioDriver as Driver>::Socket;
 
-struct Run {
-    phase: Phase,
-    threads: Vec<JoinHandle<()>>,
-}
+/// Shards about to start, and the ports that their listeners got.
+type Made<H> = (Vec<Shard<MioDriver, H>>, Vec<u16>);
+
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -109,7 +110,8 @@ impl Server {
             tables: (0..shards.min(crate::id::SHARDS_MAX)).map(|_| Arc::default()).collect(),
             mailboxes: OnceLock::new(),
             ports: OnceLock::new(),
-            run: Mutex::new(Run { phase: Phase::New, threads: Vec::new() }),
+            phase: Mutex::new(Phase::New),
+            threads: Mutex::default(),
             stopped: Condvar::new(),
             shards_left: AtomicUsize::new(0),
             number: SERVERS.fetch_add(1, Relaxed),
@@ -121,39 +123,36 @@ impl Server {
         self: &Arc<Self>,
         handler: impl Fn() -> H,
     ) -> Result<(), StartError> {
-        let mut run = self.lock();
-        if run.phase != Phase::New {
+        let mut phase = self.lock();
+        if *phase != Phase::New {
             return Err(StartError::Phase("the server was started already"));
         }
         let (shards, ports) = self.make_shards(handler)?;
         self.shards_left.store(shards.len(), SeqCst);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, shard) in shards.into_iter().enumerate() {
             let server = self.clone();
             let spawned = thread::Builder::new()
                 .name(format!("fullduplex-{index}"))
                 .spawn(move || server.run_shard(shard));
             match spawned {
-                Ok(thread) => run.threads.push(thread),
+                Ok(thread) => threads.push(thread),
                 Err(error) => {
                     // Shards never begun are not waited for; the others are told to end.
-                    let missing = self.tables.len() - run.threads.len();
+                    let missing = self.tables.len() - threads.len();
                     self.shards_left.fetch_sub(missing, SeqCst);
-                    run.phase = if run.threads.is_empty() { Phase::Stopped } else { Phase::Stopping };
+                    *phase = if threads.is_empty() { Phase::Stopped } else { Phase::Stopping };
                     self.post_stop(CloseFrame::EMPTY, Duration::ZERO, Duration::ZERO);
                     return Err(StartError::Thread(error));
                 }
             }
         }
         let _ = self.ports.set(ports);
-        run.phase = Phase::Running;
+        *phase = Phase::Running;
         Ok(())
     }
 
-    #[expect(clippy::type_complexity)]
-    fn make_shards<H: Handler>(
-        &self,
-        handler: impl Fn() -> H,
-    ) -> Result<(Vec<Shard<MioDriver, H>>, Vec<u16>), StartError> {
+    fn make_shards<H: Handler>(&self, handler: impl Fn() -> H) -> Result<Made<H>, StartError> {
         if self.settings.listen.is_empty() {
             return Err(StartError::Config("no address to listen at: set the option \"listen\"".to_string()));
         }
@@ -199,7 +198,7 @@ impl Server {
         OWN_SERVER.set(std::ptr::from_ref(self) as usize);
         shard.run(|| self.shards_left.fetch_sub(1, SeqCst) == 1);
         if self.shards_left.load(SeqCst) == 0 {
-            self.lock().phase = Phase::Stopped;
+            *self.lock() = Phase::Stopped;
             self.stopped.notify_all();
         }
     }
@@ -207,12 +206,12 @@ impl Server {
     /// Closes listeners, says good-bye to every connection, spread over a time, and cuts what
     /// is left at the deadline. Returns at once.
     pub fn stop(&self, frame: CloseFrame, spread: Duration, deadline: Duration) -> Result<Done, Misuse> {
-        let mut run = self.lock();
-        match run.phase {
+        let mut phase = self.lock();
+        match *phase {
             Phase::New => Err(Misuse::State("the server was not started")),
             Phase::Stopping | Phase::Stopped => Ok(Done::Already),
             Phase::Running => {
-                run.phase = Phase::Stopping;
+                *phase = Phase::Stopping;
                 self.post_stop(frame, spread, deadline);
                 Ok(Done::Now)
             }
@@ -221,7 +220,7 @@ impl Server {
 
     fn post_stop(&self, frame: CloseFrame, spread: Duration, deadline: Duration) {
         for mailbox in self.mailboxes.get().into_iter().flatten() {
-            let _ = mailbox.post(Command::Stop { frame, spread, deadline });
+            let _ = mailbox.post(Command::Stop { frame: Box::new(frame), spread, deadline });
         }
     }
 
@@ -231,9 +230,9 @@ impl Server {
             return Waited::Deadlock;
         }
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut run = self.lock();
+        let mut phase = self.lock();
         loop {
-            match run.phase {
+            match *phase {
                 Phase::New => return Waited::NotStarted,
                 Phase::Stopped => break,
                 Phase::Running | Phase::Stopping => {}
@@ -242,21 +241,24 @@ impl Server {
                 Some(Duration::ZERO) => return Waited::TimedOut,
                 left => left,
             };
-            run = match left {
-                Some(left) => {
-                    self.stopped.wait_timeout(run, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.stopped.wait(run).unwrap_or_else(PoisonError::into_inner),
+            phase = match left {
+                Some(left) => self.stopped.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.stopped.wait(phase).unwrap_or_else(PoisonError::into_inner),
             };
         }
         // The threads are past their last event; what they still do takes no time and calls
         // nobody but the embedder's destructors.
-        let threads = std::mem::take(&mut run.threads);
-        drop(run);
-        for thread in threads {
+        drop(phase);
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = thread.join();
         }
         Waited::Stopped
+    }
+
+    /// As [`Server::stop`], for a server that nobody holds any more: with a proper good-bye.
+    pub fn stop_in_background(&self) {
+        let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");
+        let _ = self.stop(frame, Duration::ZERO, self.settings.timeouts.close);
     }
 
     /// The port of a configured listener, in the order they were set.
@@ -309,10 +311,12 @@ impl Server {
         }
         let command = command()?;
         // Added before it is compared, so that many threads together can't pass the limit.
-        let waiting = entry.mailbox_bytes.fetch_add(len as u64, SeqCst) as usize + len;
-        let queued = waiting + entry.outbox_bytes.get() as usize;
+        let waiting = entry.add_to_mailbox(conn, len as u64).ok_or(Misuse::NoConnection)?;
+        let queued = (waiting + entry.outbox_bytes.get()) as usize;
         if queued > limits.limit_bytes {
-            entry.mailbox_bytes.fetch_sub(len as u64, SeqCst);
+            entry.take_from_mailbox(conn, len as u64);
+            entry.dropped.fetch_add(1, Relaxed);
+            self.tables[conn.shard()].counters.dropped_messages.fetch_add(1, Relaxed);
             entry.wants_drain.store(true, SeqCst);
             if limits.full == WhenFull::Close {
                 self.post(None, conn, Command::Abort { conn, by: ClosedBy::Limit })?;
@@ -344,16 +348,18 @@ impl Server {
         if !entry.get().begin_close(conn) {
             return Ok(Done::Already);
         }
-        self.post(turn, conn, Command::Close { conn, frame })?;
+        self.post(turn, conn, Command::Close { conn, frame: Box::new(frame) })?;
         Ok(Done::Now)
     }
 
     /// Ends the connection without a word.
     pub fn abort(&self, turn: Option<&mut Turn<'_>>, conn: ConnId) -> Result<(), Misuse> {
-        let (_, life) = self.find(conn)?;
+        let (entry, life) = self.find(conn)?;
         if life == Life::Closed {
             return Err(Misuse::NoConnection);
         }
+        // From now on nothing more is taken for it.
+        entry.get().begin_close(conn);
         self.post(turn, conn, Command::Abort { conn, by: ClosedBy::Host })
     }
 
@@ -373,7 +379,7 @@ impl Server {
         if entry.get().queued_bytes() as usize > self.settings.send.limit_bytes {
             return Err(Misuse::Full);
         }
-        self.post(turn, conn, Command::Ping { conn, payload })
+        self.post(turn, conn, Command::Ping { conn, payload: Box::new(payload) })
     }
 
     /// On an error `data` comes back unused.
@@ -445,7 +451,8 @@ impl Server {
         let mut body = Vec::new();
         body.try_reserve_exact(answer.body.len()).map_err(|_| Misuse::NoMemory)?;
         body.extend_from_slice(answer.body);
-        let command = Command::Answer { conn, status: answer.status, headers: answer.headers.to_string(), body };
+        let command =
+            Command::Answer { conn, status: answer.status, headers: answer.headers.to_string(), body };
         self.post(turn, conn, command)
     }
 
@@ -491,8 +498,8 @@ impl Server {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Run> {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -463,6 +463,45 @@ static void a_page_at_the_root_and_a_route_for_everything_else_go_together(void)
     host_end(h);
 }
 
+static void a_refused_pattern_leaves_nothing_behind(void)
+{
+    static const char *const patterns[] = { "/room/:id", "/room/" "*", "/chat" };
+    fdx_config *config = new_config(NULL);
+    fdx_error error = new_error();
+    fdx_stats stats = new_stats();
+    fdx_server *server = NULL;
+    fdx_status star = FDX_OK;
+    uint32_t i;
+    int status;
+
+    h = host_new(NULL, NULL);
+    for (i = 0; i < 3; i++) {
+        fdx_handlers handlers = host_handlers(h, ON_USUAL);
+        fdx_status added;
+        handlers.drop = i == 0 ? host_dropped : NULL;
+        added = CALL(fdx_config_route(config, patterns[i], i + 1, &handlers, &error));
+        if (i == 1)
+            star = added;                   /* beside a parameter it may be refused */
+        else
+            CHECK(added == FDX_OK);
+    }
+    CHECK_STATUS(FDX_OK, fdx_server_new(config, &server, &error));
+    fdx_config_free(config);
+    host_set_server(h, server);
+    CHECK_STATUS(FDX_OK, fdx_server_start(server, &error));
+    CHECK_STATUS(FDX_OK, fdx_listener_port(server, 0, &h->port));
+    c = client_dial(h->port);
+    status = client_upgrade(&c, "/room/", NULL);
+    if (star == FDX_OK)
+        CHECK(status == 101 && host_await(h, FDX_EV_OPEN, 1).route == 2);
+    else
+        CHECK(status == 404);
+    client_drop(&c);
+    CHECK_STATUS(FDX_OK, fdx_get_stats(server, &stats));
+    CHECK(stats.faults == 0);
+    host_end(h);
+}
+
 /* -- an old browser, as far as the ABI shows it --------------------------------------------------------- */
 
 static void on_a_hixie_connection_binary_and_pings_are_unsupported(void)
@@ -513,6 +552,7 @@ int main(void)
     PROVE(a_request_can_be_read_until_the_open_callback_has_returned_with_and_without_on_upgrade);
     PROVE(the_most_specific_route_wins_and_its_parameters_can_be_read);
     PROVE(a_page_at_the_root_and_a_route_for_everything_else_go_together);
+    PROVE(a_refused_pattern_leaves_nothing_behind);
     PROVE(on_a_hixie_connection_binary_and_pings_are_unsupported);
     return 0;
 }

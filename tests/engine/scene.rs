@@ -23,7 +23,7 @@ use fullduplex::engine::turn::{EventView, Handler, Turn};
 use fullduplex::engine::{Command, Engine, Parts};
 use fullduplex::id::ConnId;
 use fullduplex::protocol::close::{CloseCode, CloseFrame};
-use fullduplex::protocol::{Dialect, Kind};
+use fullduplex::protocol::{Control, Dialect, Kind};
 use fullduplex::server::mailbox::Mailbox;
 use fullduplex::server::shard::Shard;
 
@@ -95,6 +95,13 @@ pub struct Script {
     reaction: Rc<RefCell<Reaction>>,
 }
 
+impl Client {
+    /// The scene's first.
+    pub fn first() -> Self {
+        Self(0)
+    }
+}
+
 impl Setup {
     pub fn new(options: &[(&str, &str)]) -> Self {
         let mut setup = Self { shards: 1, ..Self::default() };
@@ -134,15 +141,7 @@ impl Setup {
             looked_at: Rc::default(),
             reaction: Rc::new(RefCell::new(Box::new(echo))),
         };
-        let mut scene = Scene {
-            shards: Vec::new(),
-            tables: Vec::new(),
-            mailboxes: Vec::new(),
-            clients: Vec::new(),
-            script: script.clone(),
-            panics: 0,
-            world: W::new(Some(0)),
-        };
+        let (mut shards, mut tables, mut mailboxes) = (Vec::new(), Vec::new(), Vec::new());
         for shard in 0..self.shards {
             let driver = world.driver();
             let table = Arc::new(Table::default());
@@ -155,15 +154,14 @@ impl Setup {
             };
             let engine = Engine::new(parts, driver.now());
             let mailbox = Arc::new(Mailbox::new(driver.waker()));
-            scene.shards.push(Shard::new(driver, engine, mailbox.clone(), script.clone(), ARENA_BYTES));
-            scene.tables.push(table);
-            scene.mailboxes.push(mailbox);
+            shards.push(Shard::new(driver, engine, mailbox.clone(), script.clone(), ARENA_BYTES));
+            tables.push(table);
+            mailboxes.push(mailbox);
         }
         if self.shards > 1 {
-            scene.shards[0].spread_over(scene.mailboxes.clone());
+            shards[0].spread_over(mailboxes.clone());
         }
-        scene.world = world;
-        scene
+        Scene { world, shards, tables, mailboxes, clients: Vec::new(), script, panics: 0 }
     }
 }
 
@@ -290,9 +288,8 @@ impl<W: World> Scene<W> {
     }
 
     pub fn stop(&mut self, spread: Duration, deadline: Duration) {
-        let frame = going_away();
         for mailbox in &self.mailboxes {
-            assert!(mailbox.post(Command::Stop { frame, spread, deadline }).is_ok(), "the shard is there");
+            assert!(mailbox.post(stop(spread, deadline)).is_ok(), "the shard is there");
         }
     }
 
@@ -383,6 +380,15 @@ impl<W: World> Scene<W> {
         assert_eq!(self.told_next(self.id(client)), None);
     }
 
+    /// The last that the embedder was told about the client, in the end.
+    pub fn is_told_last(&mut self, client: Client, expected: Told) {
+        let id = self.id(client);
+        self.until(("is told", &expected), |scene| {
+            let told = scene.script.told.borrow();
+            told.iter().rev().find(|(of, _)| *of == id).is_some_and(|(_, told)| *told == expected)
+        });
+    }
+
     pub fn live_connections(&self) -> usize {
         self.shards.iter().map(|shard| shard.engine().live_connections()).sum()
     }
@@ -407,6 +413,11 @@ impl<W: World> Scene<W> {
     fn told_next(&self, id: ConnId) -> Option<Told> {
         let looked_at = self.script.looked_at.borrow().get(&id).copied().unwrap_or(0);
         self.script.told.borrow().iter().filter(|(of, _)| *of == id).nth(looked_at).map(|(_, told)| told.clone())
+    }
+
+    /// Learns which connection a client is, and looks at nothing that was told about it.
+    pub fn finds_by_open(&mut self, client: Client) {
+        self.finds_id(client, Told::Open);
     }
 
     /// The connection that was told of first and belongs to no client yet is this client's.
@@ -528,12 +539,20 @@ pub fn accept(turn: &mut Turn<'_>, conn: ConnId) {
     turn.obey(Command::Accept { conn, protocol: None, headers: String::new() });
 }
 
-pub fn going_away() -> CloseFrame {
-    CloseFrame::new(CloseCode::GOING_AWAY, "bye")
+pub fn stop(spread: Duration, deadline: Duration) -> Command {
+    Command::Stop { frame: CloseFrame::new(CloseCode::GOING_AWAY, "bye").into(), spread, deadline }
+}
+
+pub fn close(conn: ConnId, code: u16, reason: &str) -> Command {
+    Command::Close { conn, frame: CloseFrame::new(CloseCode(code), reason).into() }
 }
 
 pub fn normal_close(conn: ConnId) -> Command {
-    Command::Close { conn, frame: CloseFrame::new(CloseCode::NORMAL, "done") }
+    close(conn, 1000, "done")
+}
+
+pub fn ping(conn: ConnId, payload: &[u8]) -> Command {
+    Command::Ping { conn, payload: Control::new(payload).into() }
 }
 
 pub fn abort(conn: ConnId) -> Command {

@@ -1,0 +1,115 @@
+//! Messages both ways.
+
+use fullduplex::engine::event::ClosedBy;
+use fullduplex::protocol::Dialect;
+
+use super::on_every_driver;
+use crate::peer::{self, DIALECTS, Heard, said};
+use crate::scene::{Scene, Setup, Told};
+use crate::world::World;
+
+on_every_driver! {
+    fn a_connection_opens_echoes_and_closes_in_every_dialect<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        for dialect in DIALECTS {
+            let client = scene.open(dialect);
+            scene.says(client, &peer::text_in(dialect, "Grüße, 世界"));
+            scene.hears(client, &[said("Grüße, 世界")]);
+            scene.is_told(client, &[Told::Text("Grüße, 世界".to_string())]);
+            match dialect {
+                Dialect::Hixie75 => scene.finishes(client),
+                Dialect::Hixie76 => {
+                    scene.says(client, &[0xFF, 0x00]);
+                    scene.hears(client, &[Heard::HixieClose]);
+                }
+                _ => {
+                    scene.says(client, &peer::close(1000, "ok"));
+                    scene.hears(client, &[Heard::Close(1000, String::new())]);
+                }
+            }
+            scene.hears(client, &[Heard::Fin]);
+            let code = if peer::is_hixie(dialect) { 1005 } else { 1000 };
+            scene.is_told(client, &[Told::Closed(code, ClosedBy::Peer)]);
+            if !peer::is_hixie(dialect) {
+                scene.finishes(client);
+            }
+        }
+        scene.passes(crate::scene::seconds(2));
+        scene.empties();
+    }
+
+    fn messages_come_back_in_the_order_they_went_however_long_they_are<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        for dialect in DIALECTS {
+            let client = scene.open(dialect);
+            // Copied, shared, lent on from the arena, read into lent memory.
+            let lengths = [0, 1, 125, 126, 3000, 5000, 65_535, 65_536, 200_000, 7, 1_000_000, 8];
+            let texts: Vec<String> =
+                (0..).zip(lengths).map(|(i, len)| format!("{i} {}", "x".repeat(len))).collect();
+            for text in &texts {
+                scene.says(client, &peer::text_in(dialect, text));
+            }
+            for text in &texts {
+                scene.hears(client, &[said(text)]);
+            }
+        }
+    }
+
+    fn what_comes_in_many_pieces_and_fragments_is_one_message<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        let client = scene.open(Dialect::Rfc6455);
+        let long = vec![7; 150_000];
+        let wire = [
+            peer::frame(0x01, "Käse".as_bytes()),
+            peer::ping(b"between"),
+            peer::frame(0x80, b"!"),
+            peer::frame(0x02, &long[..70_000]),
+            peer::frame(0x80, &long[70_000..]),
+        ];
+        for piece in wire.concat().chunks(977) {
+            scene.says(client, piece);
+            scene.turn();
+        }
+        scene.hears(client, &[Heard::Pong(b"between".to_vec()), said("Käse!"), Heard::Binary(long)]);
+    }
+
+    fn each_client_gets_its_own<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        let clients = DIALECTS.map(|dialect| (dialect, scene.open(dialect)));
+        for round in 0..5 {
+            for (dialect, client) in clients {
+                scene.says(client, &peer::text_in(dialect, &format!("{dialect:?} {round}")));
+            }
+        }
+        for (dialect, client) in clients {
+            for round in 0..5 {
+                scene.hears(client, &[said(&format!("{dialect:?} {round}"))]);
+            }
+            scene.hears_nothing(client);
+        }
+    }
+
+    fn a_ping_is_answered_with_its_own_payload<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        let client = scene.open(Dialect::Rfc6455);
+        scene.says(client, &[peer::ping(b"?"), peer::pong(b"nobody asked"), peer::ping(&[9; 125])].concat());
+        scene.hears(client, &[Heard::Pong(b"?".to_vec()), Heard::Pong(vec![9; 125])]);
+        scene.is_told(client, &[Told::Ping(b"?".to_vec()), Told::Pong(false), Told::Ping(vec![9; 125])]);
+    }
+
+    fn a_slow_reader_gets_everything_in_the_end<W: World>() {
+        let mut scene = Setup::new(&[]).narrow(16 * 1024).scene::<W>();
+        let client = scene.open(Dialect::Rfc6455);
+        scene.set_deaf(client, true);
+        let texts: Vec<String> = (0..200).map(|i| format!("{i} {}", "x".repeat(i * 37))).collect();
+        for text in &texts {
+            scene.says(client, &peer::text(text));
+        }
+        scene.settles();
+        scene.set_deaf(client, false);
+        for text in &texts {
+            scene.hears(client, &[said(text)]);
+        }
+        scene.hears_nothing(client);
+    }
+}

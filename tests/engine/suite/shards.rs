@@ -1,0 +1,101 @@
+//! Commands from other threads, the life of a slot, and connections handed to other shards.
+
+use fullduplex::engine::Command;
+use fullduplex::engine::event::ClosedBy;
+use fullduplex::engine::turn::Message;
+use fullduplex::id::ConnId;
+use fullduplex::protocol::{Dialect, Kind};
+
+use super::on_every_driver;
+use crate::peer::{self, Heard, said};
+use crate::scene::{Scene, Setup, Told, abort, normal_close, ping, seconds};
+use crate::world::World;
+
+on_every_driver! {
+    fn what_other_threads_ask_is_done_in_their_order<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        let client = scene.open(Dialect::Rfc6455);
+        let conn = scene.id(client);
+        let message = std::sync::Arc::new(Message::new(Kind::Binary, &[1, 2, 3]).unwrap());
+        scene.post(Command::Send { conn, kind: Kind::Text, payload: b"one".to_vec() });
+        scene.tables[0].find(conn).unwrap().0.get().mailbox_bytes.fetch_add(3, std::sync::atomic::Ordering::SeqCst);
+        scene.post(Command::SendMessage { conn, message });
+        scene.post(ping(conn, b"four"));
+        scene.post(Command::Send { conn, kind: Kind::Text, payload: vec![b'5'; 5000] });
+        scene.post(normal_close(conn));
+        scene.post(Command::Send { conn, kind: Kind::Text, payload: b"too late".to_vec() });
+        scene.hears(client, &[said("one"), Heard::Binary(vec![1, 2, 3]), Heard::Ping(b"four".to_vec())]);
+        scene.hears(client, &[said(&"5".repeat(5000)), Heard::Close(1000, "done".to_string())]);
+        scene.hears_nothing(client);
+    }
+
+    fn what_is_asked_of_a_connection_that_is_gone_does_nothing<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        let gone = scene.open(Dialect::Rfc6455);
+        let stale = scene.id(gone);
+        scene.post(abort(stale));
+        scene.is_told(gone, &[Told::Closed(1006, ClosedBy::Host)]);
+        scene.empties();
+        let client = scene.open(Dialect::Rfc6455);
+        assert_eq!(scene.id(client).slot(), stale.slot(), "it lives in the same slot");
+        let never = ConnId::new(0, stale.generation(), 1_000_000);
+        for conn in [stale, never, ConnId::from_u64(0)] {
+            scene.post(Command::Send { conn, kind: Kind::Text, payload: b"who?".to_vec() });
+            scene.post(Command::SetPaused { conn, paused: true });
+            scene.post(ping(conn, b"who?"));
+            scene.post(Command::Accept { conn, protocol: None, headers: String::new() });
+            scene.post(Command::Answer { conn, status: 200, headers: String::new(), body: Vec::new() });
+            scene.post(normal_close(conn));
+            scene.post(abort(conn));
+        }
+        scene.hears_nothing(client);
+        scene.says(client, &peer::text("here"));
+        scene.hears(client, &[said("here")]);
+        let (entry, _) = scene.tables[0].find(scene.id(client)).expect("it lives");
+        assert_eq!(entry.get().queued_bytes(), 0, "another's messages are not on its account");
+    }
+
+    fn slots_are_used_again_oldest_first_under_new_numbers<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        let clients = [(); 4].map(|()| scene.open(Dialect::Rfc6455));
+        let ids = clients.map(|client| scene.id(client));
+        for index in [2, 0, 3] {
+            scene.post(abort(ids[index]));
+            scene.is_told(clients[index], &[Told::Closed(1006, ClosedBy::Host)]);
+            scene.settles();
+        }
+        for index in [2, 0, 3] {
+            let again = scene.open(Dialect::Rfc6455);
+            assert_eq!(scene.id(again).slot(), ids[index].slot());
+            assert_ne!(scene.id(again), ids[index]);
+            assert!(scene.tables[0].find(ids[index]).is_none());
+        }
+    }
+
+    fn connections_are_spread_evenly_over_the_shards<W: World>() {
+        let mut scene = Setup::new(&[]).shards(2).scene::<W>();
+        let clients = [(); 10].map(|()| scene.open(Dialect::Rfc6455));
+        for shard in [0, 1] {
+            assert_eq!(scene.shards[shard].engine().live_connections(), 5);
+            assert_eq!(clients.iter().filter(|&&client| scene.id(client).shard() == shard).count(), 5);
+        }
+        for client in clients {
+            scene.says(client, &peer::text("hello"));
+            scene.hears(client, &[said("hello")]);
+        }
+        scene.stop(seconds(0), seconds(0));
+        scene.until("both have finished", |scene| scene.shards.iter().all(|shard| shard.engine().is_finished()));
+        scene.empties();
+    }
+
+    fn a_connection_on_its_way_to_a_shard_that_stops_is_closed<W: World>() {
+        let mut scene = Setup::new(&[]).shards(2).scene::<W>();
+        let clients = [(); 4].map(|()| scene.connect(Dialect::Rfc6455));
+        scene.stop(seconds(0), seconds(0));
+        scene.until("both have finished", |scene| scene.shards.iter().all(|shard| shard.engine().is_finished()));
+        for client in clients {
+            scene.loses(client);
+        }
+        scene.empties();
+    }
+}

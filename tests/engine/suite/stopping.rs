@@ -1,0 +1,116 @@
+//! The end of a server: everybody is told good-bye, and nobody can delay it for ever.
+
+use fullduplex::engine::Command;
+use fullduplex::engine::event::ClosedBy;
+use fullduplex::protocol::{Dialect, Kind};
+
+use super::on_every_driver;
+use crate::peer::{self, Heard, said};
+use crate::scene::{Scene, Setup, Told, seconds};
+use crate::world::World;
+
+on_every_driver! {
+    fn everybody_is_told_good_bye_and_may_answer<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        let clients = [scene.open(Dialect::Rfc6455), scene.open(Dialect::HyBi07)];
+        scene.stop(seconds(0), seconds(30));
+        for client in clients {
+            scene.hears(client, &[Heard::Close(1001, "bye".to_string())]);
+        }
+        assert!(!scene.shards[0].engine().is_finished());
+        for client in clients {
+            scene.says(client, &peer::close(1001, ""));
+            scene.hears(client, &[Heard::Fin]);
+            scene.is_told(client, &[Told::Closed(1001, ClosedBy::Shutdown)]);
+            scene.finishes(client);
+        }
+        scene.until("the shard has finished", |scene| scene.shards[0].engine().is_finished());
+        scene.empties();
+    }
+
+    fn without_a_deadline_the_good_bye_still_goes_out<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        let clients = [Dialect::Rfc6455, Dialect::Hixie76, Dialect::Hixie75].map(|dialect| (dialect, scene.open(dialect)));
+        scene.stop(seconds(0), seconds(0));
+        for (dialect, client) in clients {
+            match dialect {
+                Dialect::Rfc6455 => scene.hears(client, &[Heard::Close(1001, "bye".to_string())]),
+                Dialect::Hixie76 => scene.hears(client, &[Heard::HixieClose]),
+                _ => {}
+            }
+            scene.hears(client, &[Heard::Fin]);
+            let code = if peer::is_hixie(dialect) { 1005 } else { 1006 };
+            scene.is_told(client, &[Told::Closed(code, ClosedBy::Shutdown)]);
+        }
+        scene.until("the shard has finished", |scene| scene.shards[0].engine().is_finished());
+        scene.empties();
+    }
+
+    fn whoever_has_not_answered_at_the_deadline_is_cut<W: World>() {
+        let mut scene = Scene::<W>::new(&[("timeout.close", "1h")]);
+        let client = scene.open(Dialect::Rfc6455);
+        scene.stop(seconds(0), seconds(10));
+        scene.hears(client, &[Heard::Close(1001, "bye".to_string())]);
+        scene.passes(seconds(9));
+        scene.hears_nothing(client);
+        scene.passes(seconds(1));
+        scene.loses(client);
+        scene.is_told(client, &[Told::Closed(1006, ClosedBy::Shutdown)]);
+        scene.empties();
+    }
+
+    fn good_byes_are_spread_over_their_time_and_meanwhile_life_goes_on<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        let clients = [(); 4].map(|()| scene.open(Dialect::Rfc6455));
+        scene.stop(seconds(40), seconds(100));
+        for (index, client) in clients.into_iter().enumerate() {
+            scene.hears(client, &[Heard::Close(1001, "bye".to_string())]);
+            scene.says(client, &peer::close(1001, ""));
+            scene.hears(client, &[Heard::Fin]);
+            for later in &clients[index + 1..] {
+                scene.says(*later, &peer::text("still here"));
+                scene.hears(*later, &[said("still here")]);
+                scene.hears_nothing(*later);
+            }
+            scene.finishes(client);
+            scene.passes(seconds(10));
+        }
+        scene.until("the shard has finished", |scene| scene.shards[0].engine().is_finished());
+        scene.empties();
+    }
+
+    fn a_request_that_waits_for_its_decision_is_told_of_the_stop<W: World>() {
+        let mut scene = Setup::new(&[]).wants_upgrade().scene::<W>();
+        scene.on(|_, _| {});
+        let deciding = scene.connect(Dialect::Rfc6455);
+        scene.asks(deciding, Told::Upgrade);
+        let half = scene.connect_saying(Dialect::Rfc6455, b"GET / HTTP/1.1\r\n");
+        scene.settles();
+        scene.stop(seconds(0), seconds(5));
+        scene.hears(deciding, &[Heard::Http(503), Heard::Fin]);
+        scene.loses(half);
+        scene.finishes(deciding);
+        let conn = scene.id(deciding);
+        scene.post(Command::Accept { conn, protocol: None, headers: String::new() });
+        scene.until("the shard has finished", |scene| scene.shards[0].engine().is_finished());
+        scene.is_told_nothing(deciding);
+        scene.empties();
+    }
+
+    fn a_stop_with_nobody_there_is_over_at_once<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        scene.stop(seconds(60), seconds(60));
+        scene.turn();
+        assert!(scene.shards[0].engine().is_finished());
+    }
+
+    fn what_is_queued_at_the_stop_goes_out_before_the_good_bye<W: World>() {
+        let mut scene = Setup::new(&[]).narrow(16 * 1024).scene::<W>();
+        let client = scene.open(Dialect::Rfc6455);
+        let (conn, kind) = (scene.id(client), Kind::Text);
+        let text = "x".repeat(300_000);
+        scene.post(Command::Send { conn, kind, payload: text.clone().into_bytes() });
+        scene.stop(seconds(0), seconds(30));
+        scene.hears(client, &[said(&text), Heard::Close(1001, "bye".to_string())]);
+    }
+}
