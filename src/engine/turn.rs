@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::connection::Stage;
 use super::event::{ClosedBy, EventKind};
-use super::{Command, Engine, Outgoing, SHARED_BYTES_MIN, entry_of};
+use super::writing::{Outgoing, SHARED_BYTES_MIN};
+use super::{Command, Engine, entry_of};
 use crate::buffer::Buffer;
 use crate::config::WhenFull;
 use crate::id::{ConnId, Time};

@@ -1,0 +1,252 @@
+//! receive: what was read becomes events, in order; what it asks of the connection besides
+//! being told follows right after.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Engine;
+use super::connection::Stage;
+use super::ending::{Ending, LINGER_BYTES_MAX};
+use super::event::{Body, ClosedBy, Event, EventKind};
+use crate::buffer::Buffer;
+use crate::id::{ConnId, Slot, Time};
+use crate::protocol::close::{CloseCode, CloseFrame};
+use crate::protocol::frame::Opcode;
+use crate::protocol::handshake::Offer;
+use crate::protocol::http::{Refusal, Request};
+use crate::protocol::{Context, Control, Failure, Flow, Incoming, Payload};
+
+impl Engine {
+    #[inline]
+    pub(super) fn received(&mut self, slot: Slot, source: Source, bytes: &mut [u8]) {
+        let len = bytes.len();
+        self.entry(slot).bytes_in.add(len as u64);
+        self.table.counters.bytes_in.add(len as u64);
+        let connection = &mut self.connections[slot as usize];
+        connection.heard_at = self.now;
+        match &mut connection.stage {
+            Stage::Handshake | Stage::Open | Stage::Closing(_) | Stage::Deciding(_) => {}
+            Stage::Lingering { dropped_bytes } => {
+                *dropped_bytes = dropped_bytes.saturating_add(len as u32);
+                if *dropped_bytes > LINGER_BYTES_MAX {
+                    self.set_stage(slot, Stage::Gone { reset: false });
+                }
+                return;
+            }
+            Stage::Vacant | Stage::Finishing | Stage::Gone { .. } | Stage::Ended => return,
+        }
+        let base = bytes.as_ptr() as usize;
+        let mut inbox = Inbox::new(connection.id, &mut self.events, &mut self.scratch.asides, source, base);
+        let mut context =
+            Context { message_bytes_max: self.settings.message_bytes_max, pool: &mut self.spares.pool };
+        let result =
+            connection.protocol.receive(bytes, &self.settings.rules, &mut context, &mut |incoming| {
+                inbox.take(incoming);
+            });
+        let messages = inbox.messages;
+        if let Some((buffer, len)) = connection.protocol.lend() {
+            self.lent.push((slot, buffer, len));
+        }
+        self.after_receive(slot, messages, result);
+    }
+
+    pub(super) fn filled(&mut self, slot: Slot, buffer: Buffer, len: usize) {
+        self.entry(slot).bytes_in.add(len as u64);
+        self.table.counters.bytes_in.add(len as u64);
+        let connection = &mut self.connections[slot as usize];
+        connection.heard_at = self.now;
+        if !matches!(connection.stage, Stage::Open | Stage::Closing(_)) {
+            self.spares.pool.give_back(buffer);
+            return;
+        }
+        let mut inbox =
+            Inbox::new(connection.id, &mut self.events, &mut self.scratch.asides, Source::Elsewhere, 0);
+        let result = connection.protocol.receive_lent(buffer, len, &mut |incoming| inbox.take(incoming));
+        let messages = inbox.messages;
+        if let Some((buffer, len)) = connection.protocol.lend() {
+            self.lent.push((slot, buffer, len));
+        }
+        self.after_receive(slot, messages, result);
+    }
+
+    #[inline]
+    pub(super) fn after_receive(&mut self, slot: Slot, messages: u64, result: Result<Flow, Failure>) {
+        if messages > 0 {
+            self.connections[slot as usize].messaged_at = self.now;
+            self.entry(slot).messages_in.add(messages);
+            self.table.counters.messages_in.add(messages);
+        }
+        if !self.scratch.asides.is_empty() {
+            let mut asides = std::mem::take(&mut self.scratch.asides);
+            for aside in asides.drain(..) {
+                self.take_aside(slot, aside);
+            }
+            // `accept` may have received a backlog and brought a list of its own.
+            asides.append(&mut self.scratch.asides);
+            self.scratch.asides = asides;
+        }
+        match result {
+            Ok(_) => {}
+            Err(Failure::Request(refusal)) => {
+                self.table.counters.handshake_errors.add(1);
+                self.refuse(slot, refusal);
+            }
+            Err(Failure::Peer(violation)) => self.violated(slot, violation),
+        }
+    }
+
+    pub(super) fn take_aside(&mut self, slot: Slot, aside: Aside) {
+        match aside {
+            Aside::Request { request, offer } => self.requested(slot, request, offer),
+            Aside::Opened { answer } => {
+                self.push(slot, [&answer, &[], &[]]);
+                self.opened(slot);
+            }
+            Aside::Ponged(payload) => self.ponged(slot, payload),
+            Aside::Closed(frame) => {
+                let connection = &self.connections[slot as usize];
+                let by = match connection.stage {
+                    Stage::Closing(by) => by,
+                    _ => ClosedBy::Peer,
+                };
+                // "the endpoint typically echos the status code it received" (5.5.1)
+                let reply = match frame.code() {
+                    CloseCode::NO_STATUS => CloseFrame::EMPTY,
+                    code => CloseFrame::new(code, ""),
+                };
+                self.tell_close(slot, &frame, by);
+                self.endings.push((slot, Ending::Finish(Some(reply))));
+            }
+        }
+    }
+
+    /// What came behind the request, now that it has a meaning.
+    pub(super) fn received_backlog(&mut self, slot: Slot, backlog: &mut [u8]) {
+        // Counted when it came.
+        let connection = &mut self.connections[slot as usize];
+        let base = backlog.as_ptr() as usize;
+        let mut asides = Vec::new();
+        let mut inbox = Inbox::new(connection.id, &mut self.events, &mut asides, Source::Elsewhere, base);
+        let mut context =
+            Context { message_bytes_max: self.settings.message_bytes_max, pool: &mut self.spares.pool };
+        let result =
+            connection.protocol.receive(backlog, &self.settings.rules, &mut context, &mut |incoming| {
+                inbox.take(incoming);
+            });
+        let messages = inbox.messages;
+        let outer = std::mem::replace(&mut self.scratch.asides, asides);
+        self.after_receive(slot, messages, result);
+        self.scratch.asides = outer;
+    }
+
+    /// Answered when it is delivered, so that it stands behind the answers to what came before.
+    pub(super) fn answer_ping(&mut self, slot: Slot, payload: &[u8]) {
+        // "If an endpoint receives a Ping frame and has not yet sent Pong frame(s) in response
+        // to previous Ping frame(s), the endpoint MAY elect to send a Pong frame for only the
+        // most recently processed Ping frame." (5.5.3) A peer that doesn't read can't fill the
+        // outbox with our answers.
+        let queued = self.connections[slot as usize].outbox_bytes();
+        if queued < self.settings.send.high_water_bytes.max(CONTROL_QUEUE_BYTES_MAX) {
+            self.push_control(slot, Opcode::Pong, payload);
+        }
+    }
+
+    pub(super) fn ponged(&mut self, slot: Slot, payload: Control) {
+        let connection = &mut self.connections[slot as usize];
+        // Our Pings carry the time they left.
+        let left_at = payload.as_slice().try_into().map(|bytes| Time(u64::from_be_bytes(bytes)));
+        let answered = left_at.ok().filter(|&at| connection.pinged_at <= at && at <= self.now);
+        let rtt_us = if let Some(left_at) = answered {
+            connection.pinged_at = Time::NEVER;
+            let rtt = (self.now.since(left_at).as_micros() as u64).max(1);
+            self.entry(slot).rtt_us.store(u32::try_from(rtt).unwrap_or(u32::MAX), Relaxed);
+            rtt
+        } else {
+            0
+        };
+        let connection = &self.connections[slot as usize];
+        if self.routes.get(connection.route as usize).wants.other {
+            let body = Body::copied(payload.as_slice());
+            self.events.push_back(Event { conn: connection.id, kind: EventKind::Pong { rtt_us }, body });
+        }
+    }
+}
+
+/// What a received event asks of the connection besides being told.
+pub(super) enum Aside {
+    Request { request: Arc<Request>, offer: Result<Offer, Refusal> },
+    Opened { answer: [u8; 16] },
+    Ponged(Control),
+    Closed(CloseFrame),
+}
+
+/// Where received bytes lie.
+#[derive(Clone, Copy)]
+pub(super) enum Source {
+    Arena {
+        start: usize,
+    },
+    /// In memory that the turn does not keep: payloads must be copied.
+    Elsewhere,
+}
+
+/// Takes what a conversation receives: events at once and in order, everything else aside.
+pub(super) struct Inbox<'e> {
+    conn: ConnId,
+    events: &'e mut VecDeque<Event>,
+    asides: &'e mut Vec<Aside>,
+    source: Source,
+    base: usize,
+    messages: u64,
+}
+
+impl<'e> Inbox<'e> {
+    fn new(
+        conn: ConnId,
+        events: &'e mut VecDeque<Event>,
+        asides: &'e mut Vec<Aside>,
+        source: Source,
+        base: usize,
+    ) -> Self {
+        Self { conn, events, asides, source, base, messages: 0 }
+    }
+
+    #[inline]
+    fn take(&mut self, incoming: Incoming<'_>) {
+        match incoming {
+            Incoming::Message { kind, payload } => {
+                self.messages += 1;
+                let body = match (payload, self.source) {
+                    (Payload::Borrowed(bytes), Source::Arena { start }) => {
+                        // Empty slices may lie anywhere.
+                        let offset = (bytes.as_ptr() as usize).wrapping_sub(self.base);
+                        if bytes.is_empty() {
+                            Body::None
+                        } else {
+                            Body::Arena { start: start + offset, len: bytes.len() }
+                        }
+                    }
+                    (Payload::Borrowed(bytes), Source::Elsewhere) => Body::copied(bytes),
+                    (Payload::Owned(buffer), _) => Body::Shared(Arc::new(buffer)),
+                };
+                self.events.push_back(Event { conn: self.conn, kind: EventKind::Message(kind), body });
+            }
+            Incoming::Request { request, offer } => self.asides.push(Aside::Request { request, offer }),
+            Incoming::Opened { answer } => {
+                // In its place before the first message, which may have come with the body.
+                self.events.push_back(Event { conn: self.conn, kind: EventKind::Open, body: Body::None });
+                self.asides.push(Aside::Opened { answer });
+            }
+            Incoming::Ping(payload) => {
+                let body = Body::copied(payload.as_slice());
+                self.events.push_back(Event { conn: self.conn, kind: EventKind::Ping, body });
+            }
+            Incoming::Pong(payload) => self.asides.push(Aside::Ponged(payload)),
+            Incoming::Close(frame) => self.asides.push(Aside::Closed(frame)),
+        }
+    }
+}
+
+/// Answers to Pings are queued at least so far, however low `send.high_water` is.
+const CONTROL_QUEUE_BYTES_MAX: usize = 16 * 1024;

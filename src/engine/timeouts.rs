@@ -1,0 +1,102 @@
+//! The clocks of a connection, looked at when its entry in the wheel comes due.
+
+use log::info;
+
+use super::Engine;
+use super::connection::Stage;
+use super::event::ClosedBy;
+use crate::id::{Slot, Time};
+use crate::protocol::close::{CloseCode, CloseFrame};
+use crate::protocol::frame::Opcode;
+use crate::protocol::http::Refusal;
+
+impl Engine {
+    pub(super) fn handle_timeout(&mut self, slot: Slot) {
+        let now = self.now;
+        let timeouts = &self.settings.timeouts;
+        let connection = &mut self.connections[slot as usize];
+        let id = connection.id;
+        match connection.stage {
+            Stage::Handshake | Stage::Deciding(_) if now >= connection.deadline => {
+                // Not before the first byte (a browser's spare connection), and not after a 101.
+                let can_be_told = connection.protocol.can_be_refused() && self.entry(slot).bytes_in.get() > 0;
+                return match can_be_told {
+                    true => self.refuse(slot, Refusal::TimedOut),
+                    false => self.set_stage(slot, Stage::Gone { reset: false }),
+                };
+            }
+            Stage::Open => {
+                if let Some(outbox) = connection.outbox.as_mut().filter(|outbox| outbox.is_blocked) {
+                    if now >= outbox.progress_at.after(timeouts.write_stall) {
+                        // A peer that takes a byte now and then stalls, too.
+                        if outbox.progress_bytes < self.settings.send.low_water_bytes.max(1) {
+                            info!(target: "fullduplex::network", conn = id.to_u64(); "cut: it does not read");
+                            return self.abort(id, ClosedBy::Timeout);
+                        }
+                        outbox.progress_at = now;
+                        outbox.progress_bytes = 0;
+                    }
+                }
+                if let Some(wait) = timeouts.ping_timeout.filter(|_| connection.pinged_at != Time::NEVER) {
+                    if connection.heard_at > connection.pinged_at || connection.flags.paused {
+                        // Whoever speaks, lives; and whom we don't read can't answer.
+                    } else if now >= connection.pinged_at.after(wait) {
+                        info!(target: "fullduplex::network", conn = id.to_u64(); "cut: no answer to our ping");
+                        return self.abort(id, ClosedBy::Timeout);
+                    }
+                }
+                if timeouts.idle.is_some_and(|idle| now >= connection.messaged_at.after(idle)) {
+                    let frame = CloseFrame::new(CloseCode::GOING_AWAY, "idle for too long");
+                    return self.close(id, frame, ClosedBy::Timeout);
+                }
+                if now >= connection.ping_due {
+                    connection.ping_due =
+                        timeouts.ping_interval.map_or(Time::NEVER, |every| now.after(every));
+                    // The clock of a Ping that was not answered runs on under the next one.
+                    if connection.pinged_at == Time::NEVER || connection.heard_at > connection.pinged_at {
+                        connection.pinged_at = now;
+                    }
+                    self.push_control(slot, Opcode::Ping, &now.0.to_be_bytes());
+                }
+            }
+            Stage::Closing(by) if now >= connection.deadline => {
+                self.tell_close(slot, &CloseFrame::new(CloseCode::ABNORMAL, ""), by);
+                return self.set_stage(slot, Stage::Gone { reset: true });
+            }
+            Stage::Finishing if now >= connection.deadline => {
+                return self.set_stage(slot, Stage::Gone { reset: true });
+            }
+            Stage::Lingering { .. } if now >= connection.deadline => {
+                return self.set_stage(slot, Stage::Gone { reset: false });
+            }
+            Stage::Vacant | Stage::Gone { .. } | Stage::Ended => return,
+            _ => {}
+        }
+        self.rearm(slot);
+    }
+
+    /// Enters the connection for the next time that one of its clocks can matter.
+    pub(super) fn rearm(&mut self, slot: Slot) {
+        let timeouts = &self.settings.timeouts;
+        let connection = &self.connections[slot as usize];
+        let mut due = connection.deadline;
+        if connection.stage == Stage::Open {
+            due = due.min(connection.ping_due);
+            if let Some(outbox) = connection.outbox.as_ref().filter(|outbox| outbox.is_blocked) {
+                due = due.min(outbox.progress_at.after(timeouts.write_stall));
+            }
+            if let Some(wait) = timeouts.ping_timeout {
+                let unanswered = connection.pinged_at != Time::NEVER
+                    && connection.heard_at <= connection.pinged_at
+                    && !connection.flags.paused;
+                if unanswered {
+                    due = due.min(connection.pinged_at.after(wait));
+                }
+            }
+            if let Some(idle) = timeouts.idle {
+                due = due.min(connection.messaged_at.after(idle));
+            }
+        }
+        self.timers.set(slot, due);
+    }
+}

@@ -1,0 +1,203 @@
+//! What is to be sent goes into outboxes, and with the flush to the kernel.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use log::warn;
+
+use super::connection::Stage;
+use super::event::{Body, ClosedBy, Event, EventKind};
+use super::{Engine, entry_of};
+use crate::buffer::Buffer;
+use crate::driver::Driver;
+use crate::id::{ConnId, Slot, Time};
+use crate::protocol::Kind;
+use crate::protocol::close::{CloseCode, CloseFrame};
+use crate::protocol::frame::{Opcode, ServerHead};
+
+impl Engine {
+    /// Queues bytes of our own. Without memory for them the connection ends.
+    pub(super) fn push(&mut self, slot: Slot, parts: [&[u8]; 3]) {
+        let connection = &mut self.connections[slot as usize];
+        let outbox = connection.outbox.get_or_insert_with(|| self.spares.outbox());
+        if outbox.push(parts, &mut self.spares).is_err() {
+            self.lose(slot);
+        }
+        self.mark_dirty(slot);
+    }
+
+    pub(super) fn push_control(&mut self, slot: Slot, opcode: Opcode, payload: &[u8]) {
+        if self.connections[slot as usize].stage == Stage::Open {
+            self.push(slot, [ServerHead::new(opcode, true, payload.len()).as_slice(), payload, &[]]);
+        }
+    }
+
+    /// There is no memory for what a connection must be sent.
+    pub(super) fn lose(&mut self, slot: Slot) {
+        warn!(target: "fullduplex::engine", conn = self.connections[slot as usize].id.to_u64(); "out of memory");
+        self.tell_close(slot, &CloseFrame::new(CloseCode::ABNORMAL, ""), ClosedBy::Limit);
+        self.set_stage(slot, Stage::Gone { reset: true });
+    }
+
+    /// Queues a message that has passed the limits.
+    #[inline]
+    pub(super) fn push_message(&mut self, slot: Slot, kind: Kind, outgoing: Outgoing<'_>) -> Result<(), NoMemory> {
+        let connection = &mut self.connections[slot as usize];
+        let entry = entry_of(&self.entries, slot);
+        let spares = &mut self.spares;
+        let outbox = connection.outbox.get_or_insert_with(|| spares.outbox());
+        let wire_form = entry.dialect().wire_form();
+        let (head, tail) = wire_form.around(kind, outgoing.len());
+        let pushed = match outgoing {
+            Outgoing::Copied(payload) => outbox.push([head.as_slice(), payload, tail], spares),
+            Outgoing::Shared(buffer) if buffer.len() < SHARED_BYTES_MIN => {
+                outbox.push([head.as_slice(), buffer.as_slice(), tail], spares)
+            }
+            Outgoing::Shared(buffer) => outbox.push([head.as_slice(), &[], &[]], spares).and_then(|()| {
+                let len = buffer.len();
+                outbox.push_shared(buffer, 0..len);
+                outbox.push([tail, &[], &[]], spares)
+            }),
+            Outgoing::Lent { start, len } => {
+                outbox.push([head.as_slice(), &[], &[]], spares).and_then(|()| {
+                    outbox.push_lent(start..start + len);
+                    outbox.push([tail, &[], &[]], spares)
+                })
+            }
+        };
+        entry.outbox_bytes.set(outbox.bytes() as u64);
+        if pushed.is_err() {
+            return Err(NoMemory);
+        }
+        connection.messaged_at = self.now;
+        entry.messages_out.add(1);
+        self.table.counters.messages_out.add(1);
+        self.mark_dirty(slot);
+        Ok(())
+    }
+
+    /// A send from another thread: counted against the limits when it was made.
+    pub(super) fn obey_send(&mut self, conn: ConnId, kind: Kind, payload: Arc<Buffer>) {
+        let Some(slot) = self.find(conn) else { return };
+        self.entry(slot).take_from_mailbox(conn, payload.len() as u64);
+        if self.connections[slot as usize].stage == Stage::Open
+            && self.push_message(slot, kind, Outgoing::Shared(payload)).is_err()
+        {
+            self.lose(slot);
+        }
+    }
+
+    pub(super) fn flush_connection<D: Driver>(&mut self, slot: Slot, driver: &mut D, arena: &[u8]) {
+        let connection = &mut self.connections[slot as usize];
+        connection.flags.dirty = false;
+        match connection.stage {
+            Stage::Vacant | Stage::Ended => return,
+            Stage::Gone { reset } => return self.release(slot, driver, reset),
+            _ => {}
+        }
+        let should_read = connection.should_read();
+        if should_read != connection.flags.reading {
+            connection.flags.reading = should_read;
+            driver.set_reading(slot, should_read);
+        }
+        if let Err(error) = self.write(slot, driver, arena) {
+            return self.broken_in_flush(slot, driver, error.kind());
+        }
+        let connection = &mut self.connections[slot as usize];
+        if connection.outbox.is_none() && connection.stage == Stage::Finishing {
+            driver.finish(slot);
+            if connection.flags.peer_finished {
+                return self.release(slot, driver, false);
+            }
+            self.begin_lingering(slot);
+        }
+        self.tell_drain(slot);
+    }
+
+    /// Writes what the kernel takes.
+    #[inline]
+    pub(super) fn write<D: Driver>(&mut self, slot: Slot, driver: &mut D, arena: &[u8]) -> io::Result<()> {
+        let connection = &mut self.connections[slot as usize];
+        let Some(outbox) = &mut connection.outbox else { return Ok(()) };
+        let entry = entry_of(&self.entries, slot);
+        while !outbox.is_blocked && !outbox.is_empty() {
+            let (sent, offered) = outbox.with_slices(arena, |slices| {
+                (driver.send(slot, slices), slices.iter().map(|slice| slice.len()).sum::<usize>())
+            });
+            let len = match sent {
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            outbox.advance(len, &mut self.spares);
+            outbox.progress_bytes += len;
+            outbox.is_blocked = len < offered;
+            entry.bytes_out.add(len as u64);
+            self.table.counters.bytes_out.add(len as u64);
+        }
+        entry.outbox_bytes.set(outbox.bytes() as u64);
+        if outbox.is_empty() {
+            let outbox = connection.outbox.take().expect("it was there above");
+            self.spares.keep_outbox(outbox);
+        } else {
+            outbox.settle(arena).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+            if outbox.progress_at == Time::default() {
+                outbox.progress_at = self.now;
+                outbox.progress_bytes = 0;
+                self.timers.set_earlier(slot, self.now.after(self.settings.timeouts.write_stall));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn broken_in_flush<D: Driver>(&mut self, slot: Slot, driver: &mut D, error: io::ErrorKind) {
+        self.broken(slot, error);
+        // The events of this turn are delivered: nothing to wait for.
+        self.endings.retain(|(ended, _)| *ended != slot);
+        self.release(slot, driver, true);
+    }
+
+    /// DRAIN, if it was promised and the outbox is low enough.
+    #[inline]
+    pub(super) fn tell_drain(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        let entry = entry_of(&self.entries, slot);
+        let promised = connection.flags.wants_drain || entry.wants_drain.load(Relaxed);
+        if !promised || connection.stage != Stage::Open {
+            return;
+        }
+        if entry.queued_bytes() <= self.settings.send.low_water_bytes as u64 {
+            connection.flags.wants_drain = false;
+            entry.wants_drain.store(false, SeqCst);
+            self.events.push_back(Event { conn: connection.id, kind: EventKind::Drain, body: Body::None });
+        }
+    }
+}
+
+/// A payload on its way into an outbox.
+pub(crate) enum Outgoing<'a> {
+    Copied(&'a [u8]),
+    Shared(Arc<Buffer>),
+    /// In the turn's arena.
+    Lent {
+        start: usize,
+        len: usize,
+    },
+}
+
+impl Outgoing<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Copied(payload) => payload.len(),
+            Self::Shared(buffer) => buffer.len(),
+            Self::Lent { len, .. } => *len,
+        }
+    }
+}
+
+pub(super) struct NoMemory;
+
+/// Payloads from here on are shared; below, a copy is cheaper than a slice of their own.
+pub(crate) const SHARED_BYTES_MIN: usize = 4 * 1024;
