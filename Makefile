@@ -1,15 +1,17 @@
 # make demo      the chat page on http://127.0.0.1:9990, for your browser
 # make test      every test, installing what they need
 # make examples  the C programs, in target/examples/c
+# make lint      format and clippy
 # make bench     echo beside the floor: CPU per message
 # make replay SEED=n   one simulated conversation again, step by step
 
 CARGO    ?= cargo
 CC       ?= cc
+DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test examples bench replay library clean
+.PHONY: all demo test lint examples bench replay library clean
 
 all: examples
 
@@ -28,10 +30,18 @@ target/examples/c/%: examples/c/%.c examples/c/options.h include/fullduplex.h $(
 $(LIBRARY): library
 
 demo: examples
-	target/examples/c/chat --page examples/web/chat.html
+	target/examples/c/chat --listen $(DEMO_LISTEN) --page examples/web/chat.html
 
 test:
 	tests/run
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# SEED=n of a simulation that failed: the same run again, with every step.
+replay:
+	SEED=$(SEED) $(CARGO) test --release --test engine replay -- --nocapture
 
 bench: examples
 	python3 tests/bench/bench.py $(BENCH)

@@ -535,9 +535,8 @@ fdx_status fdx_server_new(const fdx_config *config,
 // `server` is null or live.
 fdx_server *fdx_server_ref(fdx_server *server);
 
-// One reference less. [any] With the last one a running server is stopped in the background, as
-// by `fdx_server_stop(server, 1001, "", 0, 0, 0)`: its last callbacks may still come. NULL is
-// accepted.
+// One reference less. [any] With the last one a running server is stopped in the background with
+// code 1001 and `timeout.close` as deadline: its last callbacks may still come. NULL is accepted.
 //
 // Required:
 // `server` is null or live, and the caller has a reference to give back.

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from support.places import ROOT, TARGET
 
-LIBRARY = Path(os.environ.get("FDX_LIBRARIES", TARGET / "release")) / "libfullduplex.so"
+LIBRARIES = Path(os.environ.get("FDX_LIBRARIES", TARGET / "release"))
+# The library built with AddressSanitizer too; tests/run makes it. Without it only the C side is.
+ASAN_LIBRARIES = Path(os.environ.get("FDX_ASAN_LIBRARIES", LIBRARIES))
+LIBRARY = LIBRARIES / "libfullduplex.so"
 INCLUDE = ROOT / "include"
 HEADER = INCLUDE / "fullduplex.h"
 
@@ -27,12 +30,13 @@ def run(command, **options):
     return done.stdout
 
 
-def library_folder(folder):
+def library_folder(folder, libraries=LIBRARIES):
     """A folder with the library under the two names that the linker and the loader look for."""
-    assert LIBRARY.exists(), f"{LIBRARY} is missing: run `cargo build --release` first"
+    library = libraries / "libfullduplex.so"
+    assert library.exists(), f"{library} is missing: run `cargo build --release` first"
     folder.mkdir()
     for name in ("libfullduplex.so", "libfullduplex.so.0"):
-        (folder / name).symlink_to(LIBRARY)
+        (folder / name).symlink_to(library)
     return folder
 
 

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from building import C99, CXX11, build, library_folder, run
+from building import ASAN_LIBRARIES, C99, CXX11, build, library_folder, run
 
 PROGRAMS = sorted(pathlib.Path(__file__).parent.glob("*.c"))
 ASAN = ["-fsanitize=address", "-fno-omit-frame-pointer"]
@@ -24,6 +24,11 @@ def ids(path):
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory):
     return library_folder(tmp_path_factory.mktemp("abi") / "lib")
+
+
+@pytest.fixture(scope="session")
+def asan_libraries(tmp_path_factory):
+    return library_folder(tmp_path_factory.mktemp("asan") / "lib", ASAN_LIBRARIES)
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +62,6 @@ def test_a_program_under_valgrind(source, c99_program):
 
 
 @pytest.mark.parametrize("source", PROGRAMS, ids=ids)
-def test_a_program_with_address_sanitizer(source, libraries, tmp_path):
-    program = build(C99, source, tmp_path / source.stem, libraries, *ASAN)
+def test_a_program_with_address_sanitizer(source, asan_libraries, tmp_path):
+    program = build(C99, source, tmp_path / source.stem, asan_libraries, *ASAN)
     run([program], timeout=1200, env={**os.environ, "ABI_SLOW": "1", "ASAN_OPTIONS": "detect_leaks=1"})

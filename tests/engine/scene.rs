@@ -280,9 +280,14 @@ impl<W: World> Scene<W> {
             | Command::Answer { conn, .. } => *conn,
             Command::Stop { .. } | Command::Tell(_) => ConnId::NONE,
         };
-        if let (Command::Send { payload, .. }, Some(entry)) = (&command, self.tables[conn.shard()].entry(conn.slot())) {
+        let len = match &command {
+            Command::Send { payload, .. } => payload.len(),
+            Command::SendMessage { message, .. } => message.payload.len(),
+            _ => 0,
+        };
+        if let Some(entry) = self.tables[conn.shard()].entry(conn.slot()) {
             // As `Server::send` does.
-            entry.get().mailbox_bytes.fetch_add(payload.len() as u64, SeqCst);
+            entry.get().add_to_mailbox(conn, len as u64);
         }
         assert!(self.mailboxes[conn.shard()].post(command).is_ok(), "the shard is there");
     }

@@ -193,7 +193,7 @@ on_every_driver! {
             });
             scene.panics = 1;
             let client = scene.connect(Dialect::Rfc6455);
-            let words = [peer::text("m"), peer::ping(b"p"), peer::pong(b"q")].concat();
+            let words = [peer::text("message"), peer::ping(b"p"), peer::pong(b"q")].concat();
             scene.says(client, &words);
             scene.finds_by_open(client);
             scene.settles();
@@ -289,7 +289,7 @@ fn acting_at<W: World>(
     let words: &[u8] = match moment {
         Moment::Open => &[],
         Moment::Message => &peer::text("m"),
-        Moment::Drain => &peer::text("d"),
+        Moment::Drain => &peer::text("drain"),
         Moment::Ping => &peer::ping(b"p"),
         Moment::Pong => &peer::pong(b"q"),
         Moment::Close => &peer::close(1000, ""),

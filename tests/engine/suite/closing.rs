@@ -111,8 +111,7 @@ on_every_driver! {
             let client = scene.open(Dialect::Rfc6455);
             let words = [peer::text("one"), peer::ping(b"p"), peer::text("two"), bad, peer::text("three")];
             scene.says(client, &words.concat());
-            // An answer to a Ping needs no embedder, so it may come first.
-            scene.hears(client, &[Heard::Pong(b"p".to_vec()), said("one"), said("two")]);
+            scene.hears(client, &[said("one"), Heard::Pong(b"p".to_vec()), said("two")]);
             scene.settles();
             let heard = scene.heard(client);
             assert!(matches!(&heard[..], [Heard::Close(found, _), Heard::Fin] if *found == code), "{heard:?}");

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use fullduplex::engine::Command;
 use fullduplex::engine::event::{ClosedBy, EventKind};
@@ -42,7 +43,7 @@ on_every_driver! {
         }
         scene.is_told(client, &[Told::Drain]);
         scene.hears_nothing(client);
-        assert_eq!(scene.tables[0].counters.dropped_messages.get(), 10);
+        assert_eq!(scene.tables[0].counters.dropped_messages.load(SeqCst), 10);
         scene.on(crate::scene::echo);
         scene.says(client, &peer::text("still there"));
         scene.hears(client, &[said("still there")]);
@@ -114,7 +115,7 @@ on_every_driver! {
         let (entry, _) = scene.tables[0].find(conn).expect("it lives");
         assert_eq!(entry.get().queued_bytes(), 200_000, "what lies in the mailbox counts");
         // As `Server::send` promises it.
-        entry.get().wants_drain.store(true, std::sync::atomic::Ordering::SeqCst);
+        entry.get().wants_drain.store(true, SeqCst);
         scene.is_told_nothing(client);
         scene.set_deaf(client, false);
         scene.is_told(client, &[Told::Drain]);

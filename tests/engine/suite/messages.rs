@@ -92,9 +92,9 @@ on_every_driver! {
     fn a_ping_is_answered_with_its_own_payload<W: World>() {
         let mut scene = Scene::<W>::new(&[]);
         let client = scene.open(Dialect::Rfc6455);
-        scene.says(client, &[peer::ping(b"?"), peer::pong(b"nobody asked"), peer::ping(&[9; 125])].concat());
+        scene.says(client, &[peer::ping(b"?"), peer::ping(&[9; 125]), peer::pong(b"nobody asked")].concat());
         scene.hears(client, &[Heard::Pong(b"?".to_vec()), Heard::Pong(vec![9; 125])]);
-        scene.is_told(client, &[Told::Ping(b"?".to_vec()), Told::Pong(false), Told::Ping(vec![9; 125])]);
+        scene.is_told(client, &[Told::Ping(b"?".to_vec()), Told::Ping(vec![9; 125]), Told::Pong(false)]);
     }
 
     fn a_slow_reader_gets_everything_in_the_end<W: World>() {

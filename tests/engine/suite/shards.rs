@@ -18,7 +18,6 @@ on_every_driver! {
         let conn = scene.id(client);
         let message = std::sync::Arc::new(Message::new(Kind::Binary, &[1, 2, 3]).unwrap());
         scene.post(Command::Send { conn, kind: Kind::Text, payload: b"one".to_vec() });
-        scene.tables[0].find(conn).unwrap().0.get().mailbox_bytes.fetch_add(3, std::sync::atomic::Ordering::SeqCst);
         scene.post(Command::SendMessage { conn, message });
         scene.post(ping(conn, b"four"));
         scene.post(Command::Send { conn, kind: Kind::Text, payload: vec![b'5'; 5000] });

@@ -60,7 +60,7 @@ on_every_driver! {
     }
 
     fn good_byes_are_spread_over_their_time_and_meanwhile_life_goes_on<W: World>() {
-        let mut scene = Scene::<W>::new(&[]);
+        let mut scene = Scene::<W>::new(&[("ping.interval", "0")]);
         let clients = [(); 4].map(|()| scene.open(Dialect::Rfc6455));
         scene.stop(seconds(40), seconds(100));
         for (index, client) in clients.into_iter().enumerate() {
@@ -76,6 +76,22 @@ on_every_driver! {
             scene.passes(seconds(10));
         }
         scene.until("the shard has finished", |scene| scene.shards[0].engine().is_finished());
+        scene.empties();
+    }
+
+    fn the_deadline_holds_even_when_good_byes_are_spread_beyond_it<W: World>() {
+        let mut scene = Scene::<W>::new(&[("ping.interval", "0")]);
+        let clients = [(); 4].map(|()| scene.open(Dialect::Rfc6455));
+        scene.stop(seconds(40), seconds(15));
+        scene.hears(clients[0], &[Heard::Close(1001, "bye".to_string())]);
+        scene.passes(seconds(10));
+        scene.hears(clients[1], &[Heard::Close(1001, "bye".to_string())]);
+        scene.hears_nothing(clients[2]);
+        scene.passes(seconds(5));
+        for client in clients {
+            scene.loses(client);
+            scene.is_told(client, &[Told::Closed(1006, ClosedBy::Shutdown)]);
+        }
         scene.empties();
     }
 
