@@ -71,13 +71,13 @@ impl Outbox {
             return Ok(());
         }
         match self.chunks.back_mut() {
-            Some(Chunk::Own(last)) if last.len() + len <= JOINED_BYTES_MAX => {
-                last.try_reserve(len)?;
+            // Never grown: a chunk has one of two sizes, so that the shard can keep it.
+            Some(Chunk::Own(last)) if last.capacity() - last.len() >= len => {
                 parts.iter().for_each(|part| last.extend_from_slice(part));
             }
-            _ => {
-                let mut chunk = spares.chunk();
-                chunk.try_reserve(len)?;
+            last => {
+                let goes_on = matches!(last, Some(Chunk::Own(_)));
+                let mut chunk = spares.chunk(len, goes_on)?;
                 parts.iter().for_each(|part| chunk.extend_from_slice(part));
                 self.chunks.push_back(Chunk::Own(chunk));
             }
@@ -167,7 +167,8 @@ pub struct Spares {
     // They go to and from connections as pointers.
     #[expect(clippy::vec_box)]
     outboxes: Vec<Box<Outbox>>,
-    chunks: Vec<Vec<u8>>,
+    small_chunks: Vec<Vec<u8>>,
+    large_chunks: Vec<Vec<u8>>,
     pub pool: crate::buffer::BufferPool,
 }
 
@@ -196,34 +197,51 @@ impl Spares {
     /// A quiet shard keeps no memory for traffic.
     pub fn clear(&mut self) {
         self.outboxes = Vec::new();
-        self.chunks = Vec::new();
+        self.small_chunks = Vec::new();
+        self.large_chunks = Vec::new();
         self.pool.clear();
     }
 
+    /// Memory for `len` bytes and more: a small piece for a first write, which most often stays
+    /// the only one (or is the head of a long payload), a large one when it `goes_on`.
     #[inline]
-    fn chunk(&mut self) -> Vec<u8> {
-        self.chunks.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES))
+    fn chunk(&mut self, len: usize, goes_on: bool) -> Result<Vec<u8>, TryReserveError> {
+        let (spares, capacity) = match len {
+            0..=SMALL_CHUNK_BYTES if !goes_on => (&mut self.small_chunks, SMALL_CHUNK_BYTES),
+            0..=LARGE_CHUNK_BYTES => (&mut self.large_chunks, LARGE_CHUNK_BYTES),
+            _ => {
+                let mut chunk = Vec::new();
+                chunk.try_reserve_exact(len)?;
+                return Ok(chunk);
+            }
+        };
+        Ok(spares.pop().unwrap_or_else(|| Vec::with_capacity(capacity)))
     }
 
     #[inline]
     fn keep_chunk(&mut self, mut chunk: Vec<u8>) {
-        if chunk.capacity() <= SPARE_CHUNK_BYTES_MAX && self.chunks.len() < SPARE_CHUNKS_MAX {
+        let (spares, count_max) = match chunk.capacity() {
+            SMALL_CHUNK_BYTES => (&mut self.small_chunks, SMALL_CHUNKS_MAX),
+            LARGE_CHUNK_BYTES => (&mut self.large_chunks, LARGE_CHUNKS_MAX),
+            _ => return,
+        };
+        if spares.len() < count_max {
             chunk.clear();
-            self.chunks.push(chunk);
+            spares.push(chunk);
         }
     }
 }
 
-/// Writes join until a chunk is so long; then a copy costs more than a slice of its own.
-const JOINED_BYTES_MAX: usize = 16 * 1024;
 /// One `sendmsg` takes at most so many slices; more go with the next.
 const SLICES_MAX: usize = 64;
-/// A fresh chunk: a few small messages.
-const CHUNK_BYTES: usize = 240;
-const SPARE_CHUNK_BYTES_MAX: usize = JOINED_BYTES_MAX;
-/// Together at most 16 MiB, and freed when the shard is quiet.
-const SPARE_CHUNKS_MAX: usize = 1024;
-const SPARE_OUTBOXES_MAX: usize = 1024;
+/// A few small messages.
+const SMALL_CHUNK_BYTES: usize = 496;
+/// Longer writes join until a chunk is so long; then a copy costs more than a slice of its own.
+const LARGE_CHUNK_BYTES: usize = 16 * 1024;
+/// Together 3 MiB at most, and freed when the shard is quiet.
+const SMALL_CHUNKS_MAX: usize = 4096;
+const LARGE_CHUNKS_MAX: usize = 64;
+const SPARE_OUTBOXES_MAX: usize = 4096;
 const CHUNKS_KEPT: usize = 8;
 
 #[cfg(test)]
@@ -264,7 +282,7 @@ mod tests {
     #[test]
     fn small_writes_of_a_turn_cost_one_system_call() {
         let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
-        for _ in 0..100 {
+        for _ in 0..1000 {
             outbox.push([b"small", b"", b""], &mut spares).unwrap();
         }
         assert_eq!(drain(&mut outbox, &[], usize::MAX, &mut spares).1, 1);

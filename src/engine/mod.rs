@@ -69,6 +69,8 @@ pub struct Engine {
     has_spares: bool,
     /// The connection being worked on, should a panic have to be somebody's.
     current: Option<Slot>,
+    /// The embedder is being told of a panic.
+    telling_fault: bool,
     scratch: Scratch,
 }
 
@@ -130,6 +132,7 @@ impl Engine {
             busy_at: now,
             has_spares: false,
             current: None,
+            telling_fault: false,
             scratch: Scratch::default(),
         }
     }
@@ -140,7 +143,9 @@ impl Engine {
             return self.now;
         }
         let good_byes = match &self.stopping {
-            Some(stopping) => stopping.pending.front().map_or(stopping.deadline, |(at, _)| *at),
+            Some(stopping) => {
+                stopping.pending.front().map_or(Time::NEVER, |(at, _)| *at).min(stopping.deadline)
+            }
             None => Time::NEVER,
         };
         let quiet_at = if self.has_spares { self.busy_at.after(QUIET_TIME) } else { Time::NEVER };
@@ -214,7 +219,9 @@ impl Engine {
         while let Some(event) = self.events.pop_front() {
             if event.conn == ConnId::NONE {
                 if let Some(route) = self.routes.for_server() {
+                    self.telling_fault = event.kind == EventKind::Fault;
                     self.hand_over(&event, route, arena, handler);
+                    self.telling_fault = false;
                 }
                 continue;
             }
@@ -226,6 +233,9 @@ impl Engine {
             let is_told = match event.kind {
                 EventKind::Close { .. } => {
                     connection.flags.close_delivered = true;
+                    let counters = &self.table.counters;
+                    counters.closed.add(1);
+                    counters.connections.set(counters.connections.get() - 1);
                     entry_of(&self.entries, slot).set_life(event.conn.generation(), Life::Closed);
                     true
                 }
@@ -246,18 +256,15 @@ impl Engine {
             }
             match event.kind {
                 EventKind::Open => self.table.forget_request(slot),
-                EventKind::Close { .. } => {
-                    self.table.counters.closed.add(1);
-                    self.table.counters.connections.set(self.table.counters.connections.get() - 1);
-                    self.vacate_if_over(slot);
-                }
+                EventKind::Close { .. } => self.vacate_if_over(slot),
                 _ => {}
             }
             if let Body::Shared(buffer) = event.body {
                 self.spares.release(buffer);
             }
         }
-        for word in self.discarded.drain(..) {
+        // One by one, so that a panic in one does not cost the others.
+        while let Some(word) = self.discarded.pop() {
             word.release();
         }
     }
@@ -303,7 +310,13 @@ impl Engine {
             }
             Command::SetPaused { conn, paused } => {
                 let Some(slot) = self.find(conn) else { return };
-                self.connections[slot as usize].flags.paused = paused;
+                let connection = &mut self.connections[slot as usize];
+                let resumes = std::mem::replace(&mut connection.flags.paused, paused) && !paused;
+                if resumes && connection.stage == Stage::Open && connection.pinged_at != Time::NEVER {
+                    // Its answer may lie unread in the kernel: it has its full time from now.
+                    connection.pinged_at = self.now;
+                    self.rearm(slot);
+                }
                 self.mark_dirty(slot);
             }
             Command::SetData { conn, data } => {
@@ -349,7 +362,10 @@ impl Engine {
             _ => "a panic was contained".to_string(),
         };
         log::error!("{text}");
-        self.events.push_back(Event::of_server(EventKind::Fault, &text));
+        // Who panics at the news of a panic is not told of that one, too: it would never end.
+        if !std::mem::take(&mut self.telling_fault) {
+            self.events.push_back(Event::of_server(EventKind::Fault, &text));
+        }
     }
 
     #[inline]

@@ -134,15 +134,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     fn take_mail(&mut self) {
-        self.mailbox.take(&mut self.mail);
+        // After a panic the rest is still there.
         if self.mail.commands.is_empty() && self.mail.sockets.is_empty() {
-            return;
+            self.mailbox.take(&mut self.mail);
+            self.mail.commands.reverse();
         }
-        let mut commands = std::mem::take(&mut self.mail.commands);
-        for command in commands.drain(..) {
+        while let Some(command) = self.mail.commands.pop() {
             self.engine.obey(command);
         }
-        self.mail.commands = commands;
         while let Some(accepted) = self.mail.sockets.pop() {
             self.adopt(accepted);
         }

@@ -19,8 +19,9 @@ CHATTING = 1_000
 IDLE_CONNECTION_BYTES_MAX = 600
 
 MIB = 1 << 20
-# What the resident memory may move by beside the bytes in question: a turn's buffers, half-filled pages.
-SLACK_BYTES = 1 * MIB
+# What the resident memory may move by beside the bytes in question: a turn's memory to read into, pieces of memory
+# kept for the next writes, half-filled pages.
+SLACK_BYTES = 3 * MIB
 
 PATIENCE_SECONDS = 10
 
@@ -31,8 +32,7 @@ UPGRADE = request(
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 )
 
-# Echo pauses a client at its high water. With both limits at one place it never does, and the limit is reached.
-FULL_AT_ONE_MIB = {"send.limit": "1m", "send.high_water": "1m"}
+FULL_AT_ONE_MIB = {"send.limit": "1m"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,22 +134,19 @@ def test_with_drop_a_client_that_never_reads_stays_and_misses_what_did_not_fit(s
         chat([deaf.client])
 
 
-def test_echo_does_not_read_from_a_client_that_does_not_read(start):
+def test_with_default_options_a_client_that_never_reads_is_closed_at_16_mib(start):
     echo = start("echo")
     chat([open_client(echo)])
     base = resident_bytes(echo)
 
-    with Deaf(echo, messages=3_000) as deaf:
-        highest, deadline = base, time.monotonic() + 2
-        while deaf.is_sending() and time.monotonic() < deadline:
+    with Deaf(echo) as deaf:
+        highest = base
+        while deaf.is_sending():
             highest = max(highest, resident_bytes(echo))
             time.sleep(0.01)
-        assert deaf.is_sending(), "30 MB were taken from a client that reads nothing"
-        print(f"memory grew by {(highest - base) / MIB:.1f} MiB")
-        assert highest - base < SLACK_BYTES
-
-        assert deaf.read_until_silent() == list(range(deaf.messages))
-        chat([deaf.client])
+        assert deaf.ended_by == "the server", f"{deaf.ended_by} ended it, after {deaf.sent_bytes} bytes"
+        print(f"a deaf client sent {deaf.sent_bytes / MIB:.1f} MiB, memory grew by {(highest - base) / MIB:.1f} MiB")
+        assert highest - base < 16 * MIB + SLACK_BYTES
 
 
 # ------------------------------------------------------------------------------------------------

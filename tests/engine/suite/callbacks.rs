@@ -284,8 +284,11 @@ fn acting_at<W: World>(
         }
     });
     let client = scene.connect(Dialect::Rfc6455);
-    scene.hears(client, &[Heard::Http(101)]);
     scene.finds_by_open(client);
+    if moment != Moment::Open {
+        // An abort inside OPEN takes this with it.
+        scene.hears(client, &[Heard::Http(101)]);
+    }
     let words: &[u8] = match moment {
         Moment::Open => &[],
         Moment::Message => &peer::text("m"),

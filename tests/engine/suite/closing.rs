@@ -212,6 +212,7 @@ on_every_driver! {
             scene.says(client, &peer::binary(&vec![1; 1_000_000]));
             scene.is_told(client, &[Told::Binary(vec![1; 1_000_000])]);
             scene.post(normal_close(scene.id(client)));
+            scene.settles();
             if answers {
                 scene.says(client, &peer::close(1000, ""));
             }
