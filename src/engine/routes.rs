@@ -47,6 +47,13 @@ pub struct Wants {
     pub other: bool,
 }
 
+impl Wants {
+    /// Is there anything to tell of a WebSocket?
+    fn sockets(&self) -> bool {
+        self.upgrade || self.open || self.message || self.close || self.drain
+    }
+}
+
 /// Parameters found in a path, decoded.
 pub type Parameters = Arc<[(String, String)]>;
 
@@ -56,11 +63,16 @@ impl Routes {
         let index = self.list.len();
         let form = Form::parse(pattern)?;
         let clash = |_| format!("the pattern \"{pattern}\" is taken by another route already");
-        self.sockets.add(&form, index).map_err(clash)?;
-        // A route for plain requests, too: what is free among all is free among those.
-        if route.http {
+        let (for_sockets, for_http) = (route.wants.sockets() || !route.http, route.http);
+        // Both or none: the second is tried on a copy.
+        let mut sockets = self.sockets.clone();
+        if for_sockets {
+            sockets.add(&form, index).map_err(clash)?;
+        }
+        if for_http {
             self.http.add(&form, index).map_err(clash)?;
         }
+        self.sockets = sockets;
         self.list.push(route);
         Ok(())
     }
@@ -185,7 +197,8 @@ mod tests {
     fn a_page_at_the_root_stands_beside_a_star_for_everything() {
         let routes = routes(&[("/*", false), ("/", true), ("/room/:id", false), ("/room/*", false)]);
         let number = |path| routes.find_socket(path).map(|(index, _)| index);
-        assert_eq!((number("/"), number("/x")), (Some(1), Some(0)));
+        assert_eq!(routes.find_http("/").map(|(index, _)| index), Some(1));
+        assert_eq!((number("/"), number("/x")), (Some(0), Some(0)));
         assert_eq!((number("/room/1"), number("/room/"), number("/room/1/2")), (Some(2), Some(3), Some(3)));
     }
 
@@ -199,10 +212,15 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_request_finds_only_routes_that_answer_them() {
-        let routes = routes(&[("/*", false), ("/page", true)]);
+    fn a_plain_request_finds_only_routes_that_answer_them_and_a_socket_only_the_others() {
+        let mut routes = routes(&[("/*", false), ("/page", true)]);
         assert!(routes.find_http("/page").is_some());
         assert!(routes.find_http("/").is_none());
+        assert_eq!(routes.find_socket("/page").map(|(index, _)| index), Some(0));
+        let wants = Wants { message: true, ..Wants::default() };
+        routes.add("/both", Route { number: 2, wants, http: true }).unwrap();
+        assert_eq!(routes.find_http("/both").map(|(index, _)| index), Some(2));
+        assert_eq!(routes.find_socket("/both").map(|(index, _)| index), Some(2));
     }
 
     #[test]

@@ -177,7 +177,8 @@ static TABLE: Lazy<Table> = Lazy::new(|| {
     Table(OPTIONS.iter().map(row).collect())
 });
 
-/// Plain HTTP requests under the path come as `FDX_EV_HTTP` to `on_other`.
+/// Plain HTTP requests (GET and HEAD) under the path come as `FDX_EV_HTTP` to `on_other`. With no
+/// other callback the route takes no WebSockets.
 pub const FDX_ROUTE_HTTP: u32 = 0x2;
 
 /// What is called for the connections of a route. A slot left NULL is not delivered and costs
