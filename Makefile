@@ -3,15 +3,17 @@
 # make examples  the C programs, in target/examples/c
 # make lint      format and clippy
 # make bench     echo beside the floor: CPU per message
+# make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make replay SEED=n   one simulated conversation again, step by step
 
 CARGO    ?= cargo
 CC       ?= cc
+PREFIX   ?= /usr/local
 DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test lint examples bench replay library clean
+.PHONY: all demo test lint examples bench replay library install clean
 
 all: examples
 
@@ -45,6 +47,17 @@ replay:
 
 bench: examples
 	python3 tests/bench/bench.py $(BENCH)
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+
+install: library
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 644 include/fullduplex.h $(DESTDIR)$(PREFIX)/include/
+	install -m 755 target/release/libfullduplex.so $(DESTDIR)$(PREFIX)/lib/libfullduplex.so.$(VERSION)
+	ln -sf libfullduplex.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libfullduplex.so.0
+	ln -sf libfullduplex.so.0 $(DESTDIR)$(PREFIX)/lib/libfullduplex.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' bindings/c/fullduplex.pc.in \
+	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/fullduplex.pc
 
 clean:
 	$(CARGO) clean

@@ -117,7 +117,7 @@
 // A bug of ours was contained. `data` says what it cost.
 #define FDX_EV_FAULT 13u
 
-// The last event of the server.
+// The last event of the server; only THREAD_STOP comes after it.
 #define FDX_EV_STOPPED 14u
 
 // The first event on a thread of the library that will call you: a place to attach.
@@ -151,7 +151,8 @@
 // The server is stopping.
 #define FDX_CLOSED_BY_SHUTDOWN 7u
 
-// Plain HTTP requests under the path come as `FDX_EV_HTTP` to `on_other`.
+// Plain HTTP requests (GET and HEAD) under the path come as `FDX_EV_HTTP` to `on_other`. With no
+// other callback the route takes no WebSockets.
 #define FDX_ROUTE_HTTP 2u
 
 // The connection is encrypted.

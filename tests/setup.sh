@@ -38,6 +38,7 @@ system_packages() {
     local missing=()
     have chromium                                || missing+=(chromium)
     have valgrind                                || missing+=(valgrind)
+    have pkg-config                              || missing+=(pkg-config)
     perl -MProtocol::WebSocket -e1 2>/dev/null   || missing+=(libprotocol-websocket-perl)
     have ruby                                    || missing+=(ruby)
     ruby -e 'require "websocket"' 2>/dev/null    || missing+=(ruby-websocket)

@@ -234,14 +234,15 @@ impl Spares {
 
 /// One `sendmsg` takes at most so many slices; more go with the next.
 const SLICES_MAX: usize = 64;
-/// A few small messages.
-const SMALL_CHUNK_BYTES: usize = 496;
+/// A message of 1 KiB, or some smaller ones. With the allocator's word an odd number of cache
+/// lines: the beginnings of many chunks don't compete for the same places in the cache.
+const SMALL_CHUNK_BYTES: usize = 1200;
 /// Longer writes join until a chunk is so long; then a copy costs more than a slice of its own.
 const LARGE_CHUNK_BYTES: usize = 16 * 1024;
-/// Together 3 MiB at most, and freed when the shard is quiet.
-const SMALL_CHUNKS_MAX: usize = 4096;
-const LARGE_CHUNKS_MAX: usize = 64;
-const SPARE_OUTBOXES_MAX: usize = 4096;
+/// Together 7 MiB at most, and freed when the shard is quiet.
+const SMALL_CHUNKS_MAX: usize = 2048;
+const LARGE_CHUNKS_MAX: usize = 256;
+const SPARE_OUTBOXES_MAX: usize = 2048;
 const CHUNKS_KEPT: usize = 8;
 
 #[cfg(test)]

@@ -202,6 +202,7 @@ impl Engine {
     pub fn handle_timeouts(&mut self) {
         if self.has_spares && self.now >= self.busy_at.after(QUIET_TIME) {
             self.spares.clear();
+            self.events.shrink_to(EVENTS_KEPT);
             self.has_spares = false;
         }
         self.timers.expire(self.now, &mut self.scratch.due);
@@ -441,5 +442,6 @@ fn entry_of(entries: &[Arc<Chunk>], slot: Slot) -> &Entry {
     &entries[slot as usize / CHUNK_SLOTS][slot as usize % CHUNK_SLOTS]
 }
 
+const EVENTS_KEPT: usize = 256;
 /// Memory kept for traffic is freed after so long without any.
 const QUIET_TIME: Duration = Duration::from_secs(5);

@@ -46,7 +46,7 @@ pub const FDX_EV_HTTP: u32 = 9;
 pub const FDX_EV_LISTENER: u32 = 12;
 /// A bug of ours was contained. `data` says what it cost.
 pub const FDX_EV_FAULT: u32 = 13;
-/// The last event of the server.
+/// The last event of the server; only THREAD_STOP comes after it.
 pub const FDX_EV_STOPPED: u32 = 14;
 /// The first event on a thread of the library that will call you: a place to attach.
 pub const FDX_EV_THREAD_START: u32 = 15;
