@@ -85,7 +85,8 @@ impl Kernel {
             next_listener: 0,
             connections: Vec::new(),
             lent: 0,
-            spins: 0,
+            fills: 0,
+            was_for_nothing: false,
             trace: None,
         })))
     }
@@ -151,10 +152,15 @@ impl Kernel {
         self.lock().lent
     }
 
-    /// How many waits in a row were told to end at once and had nothing to say: a shard that
-    /// spins.
-    pub fn spins(&self) -> u32 {
-        self.lock().spins
+    /// How many reads went into lent buffers.
+    pub fn fills(&self) -> u64 {
+        self.lock().fills
+    }
+
+    /// Was the last wait told to end at once, and had nothing to say? A shard may do so now and
+    /// then, but not again and again: then it spins.
+    pub fn was_for_nothing(&self) -> bool {
+        self.lock().was_for_nothing
     }
 
     /// From now on every step is written down.
@@ -342,11 +348,13 @@ impl Driver for SimDriver {
         };
         if sleeps {
             let end = until.min(begin.after(state.nap_max));
-            state.now = if end == Time::NEVER { begin } else { begin.max(end) };
+            // Even a call that does nothing takes time.
+            let soon = Time(begin.0 + 1);
+            state.now = if end == Time::NEVER { soon } else { soon.max(end) };
         } else {
             state.now = Time(begin.0 + 1 + state.dice.below(STEP_US_MAX) as u64);
         }
-        state.spins = if sleeps && until <= begin { state.spins + 1 } else { 0 };
+        state.was_for_nothing = sleeps && until <= begin;
         if state.dice.hits(jumps) {
             let jump = state.dice.unevenly_up_to(jump_max.as_micros() as usize) as u64;
             state.now = Time(state.now.0 + jump);
@@ -576,6 +584,7 @@ fn read(
             len = len.min(room);
             state.connections[adopted.connection].up.read(&mut buffer.lent_room(len)[..]);
             state.lent -= 1;
+            state.fills += 1;
             state.note(adopted.connection, || format!("{len} read into lent memory"));
             batch.completions.push(Completion::Filled { slot, buffer, len });
         }
@@ -625,7 +634,8 @@ struct State {
     /// All there ever were.
     connections: Vec<Connection>,
     lent: usize,
-    spins: u32,
+    fills: u64,
+    was_for_nothing: bool,
     trace: Option<Vec<String>>,
 }
 

@@ -15,7 +15,9 @@ pub fn is_hixie(dialect: Dialect) -> bool {
 /// A good request for `path`, the eight bytes of Hixie-76 included.
 pub fn request(dialect: Dialect, path: &str) -> Vec<u8> {
     let own_lines = match dialect {
-        Dialect::Rfc6455 => "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        Dialect::Rfc6455 => {
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        }
         Dialect::HyBi08 => "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 8\r\n\r\n",
         Dialect::HyBi07 => "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 7\r\n\r\n",
         Dialect::Hixie76 => {
@@ -24,8 +26,10 @@ pub fn request(dialect: Dialect, path: &str) -> Vec<u8> {
         }
         Dialect::Hixie75 => "Origin: http://example.com\r\n\r\n",
     };
-    format!("GET {path} HTTP/1.1\r\nHost: example.com\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n{own_lines}")
-        .into_bytes()
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: example.com\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n{own_lines}"
+    )
+    .into_bytes()
 }
 
 /// A frame as a client of HyBi or RFC 6455 sends it, whole and masked.
@@ -146,7 +150,9 @@ impl Reader {
             .and_then(|digits| digits.parse().ok())
             .ok_or_else(|| format!("no status line: {head}"))?;
         let value = |name: &str| {
-            head.lines().find_map(|line| line.split_once(": ").filter(|(found, _)| *found == name)).map(|(_, v)| v)
+            head.lines()
+                .find_map(|line| line.split_once(": ").filter(|(found, _)| *found == name))
+                .map(|(_, v)| v)
         };
         let mut len = end + 4;
         match self.dialect {

@@ -132,7 +132,14 @@ impl Setup {
 
     pub fn scene<W: World>(self) -> Scene<W> {
         let mut world = W::new(self.buffer_bytes);
-        let wants = Wants { upgrade: self.wants_upgrade, open: true, message: true, close: true, drain: true, other: true };
+        let wants = Wants {
+            upgrade: self.wants_upgrade,
+            open: true,
+            message: true,
+            close: true,
+            drain: true,
+            other: true,
+        };
         let mut routes = Routes::default();
         routes.add("/*", Route { number: 0, wants, http: self.http }).unwrap();
         let (settings, routes) = (Arc::new(self.config.settings().clone()), Arc::new(routes));
@@ -150,6 +157,7 @@ impl Setup {
                 settings: settings.clone(),
                 routes: routes.clone(),
                 table: table.clone(),
+                gate: std::sync::Arc::new(fullduplex::engine::limits::Gate::new(settings.limits.clone())),
                 generation_seed: 1,
             };
             let engine = Engine::new(parts, driver.now());
@@ -417,7 +425,13 @@ impl<W: World> Scene<W> {
 
     fn told_next(&self, id: ConnId) -> Option<Told> {
         let looked_at = self.script.looked_at.borrow().get(&id).copied().unwrap_or(0);
-        self.script.told.borrow().iter().filter(|(of, _)| *of == id).nth(looked_at).map(|(_, told)| told.clone())
+        self.script
+            .told
+            .borrow()
+            .iter()
+            .filter(|(of, _)| *of == id)
+            .nth(looked_at)
+            .map(|(_, told)| told.clone())
     }
 
     /// Learns which connection a client is, and looks at nothing that was told about it.
@@ -433,7 +447,8 @@ impl<W: World> Scene<W> {
         self.until(("somebody is told", &first), |scene| {
             let known: Vec<_> = scene.clients.iter().filter_map(|client| client.id).collect();
             let told = scene.script.told.borrow();
-            let found = told.iter().find(|(id, what)| *what == first && !known.contains(id)).map(|(id, _)| *id);
+            let found =
+                told.iter().find(|(id, what)| *what == first && !known.contains(id)).map(|(id, _)| *id);
             scene.clients[client.0].id = found;
             found.is_some()
         });

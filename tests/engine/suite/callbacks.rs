@@ -13,11 +13,14 @@ use fullduplex::protocol::{Dialect, Kind};
 
 use super::on_every_driver;
 use crate::peer::{self, DIALECTS, Heard, said};
-use crate::scene::{Client, Scene, Setup, Told, abort, accept, counted, echo, normal_close, ping, seconds, stop};
+use crate::scene::{
+    Client, Scene, Setup, Told, abort, accept, counted, echo, normal_close, ping, seconds, stop,
+};
 use crate::world::World;
 
 /// One of each kind of event that an open connection can have.
-const KINDS: [Moment; 6] = [Moment::Open, Moment::Message, Moment::Drain, Moment::Ping, Moment::Pong, Moment::Close];
+const KINDS: [Moment; 6] =
+    [Moment::Open, Moment::Message, Moment::Drain, Moment::Ping, Moment::Pong, Moment::Close];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Moment {

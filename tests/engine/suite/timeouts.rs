@@ -196,8 +196,12 @@ on_every_driver! {
 
 /// A client that was sent a lot and takes none of it.
 fn stalled<W: World>() -> Scene<W> {
-    let options =
-        [("timeout.write_stall", "10s"), ("send.low_water", "16k"), ("ping.interval", "0"), ("send.limit", "16m")];
+    let options = [
+        ("timeout.write_stall", "10s"),
+        ("send.low_water", "16k"),
+        ("ping.interval", "0"),
+        ("send.limit", "16m"),
+    ];
     let mut scene = Setup::new(&options).narrow(16 * 1024).scene::<W>();
     let client = scene.open(Dialect::Rfc6455);
     scene.on(|turn, event| {

@@ -1,0 +1,378 @@
+//! The embedder of a simulated conversation: does whatever it likes, and remembers enough to
+//! know whether what it is told can be true.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::resume_unwind;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use fullduplex::driver::sim::{Dice, Kernel};
+use fullduplex::engine::Command;
+use fullduplex::engine::connection::UserData;
+use fullduplex::engine::event::EventKind;
+use fullduplex::engine::table::{Life, Table};
+use fullduplex::engine::turn::{EventView, Handler, Misuse, Turn};
+use fullduplex::id::ConnId;
+use fullduplex::protocol::{Kind, WireForm};
+
+use super::{Census, Plan, nobody};
+use crate::scene;
+
+/// A message as it was said: its kind and payload.
+pub type Said = (Kind, Vec<u8>);
+
+pub struct Embedder(pub Rc<RefCell<Shared>>);
+
+/// What the embedder knows, and the test beside it.
+pub struct Shared {
+    pub dice: Dice,
+    pub kernel: Kernel,
+    pub table: Arc<Table>,
+    pub habits: Habits,
+    pub limit_bytes: u64,
+    /// By client: the messages that it says as long as it is right.
+    pub said: Vec<Vec<Said>>,
+    pub connections: BTreeMap<ConnId, Known>,
+    /// Requests without a decision, and connections that are not read.
+    pub undecided: Vec<ConnId>,
+    pub paused: Vec<ConnId>,
+    /// By word: how often it was released.
+    pub releases: Vec<Arc<AtomicUsize>>,
+    /// Panics thrown on purpose.
+    pub panics: u64,
+    pub wrong: Vec<String>,
+    pub census: Census,
+    /// How many events came.
+    pub told: u64,
+    /// How many sends were tried; each payload is another.
+    pub sends: u64,
+}
+
+/// One connection.
+pub struct Known {
+    pub stage: Stage,
+    /// Whose it is, from OPEN on.
+    pub client: Option<usize>,
+    /// How many messages came.
+    pub heard: usize,
+    /// What was sent in callbacks and taken, in order.
+    pub sent: Vec<Said>,
+    /// What other threads tried to send, in order.
+    pub sent_from_afar: Vec<Vec<u8>>,
+    /// Every word that was ever kept with it.
+    words: Vec<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// A word was given to it, but nothing was told of it.
+    New,
+    Asked,
+    Open,
+    Closed,
+}
+
+/// How often it does what, in a thousand events.
+#[derive(Default)]
+pub struct Habits {
+    wants_upgrade: bool,
+    rejects: u32,
+    decides_later: u32,
+    echoes: u32,
+    sends_to_others: u32,
+    floods: u32,
+    pings: u32,
+    pauses: u32,
+    keeps_words: u32,
+    closes: u32,
+    aborts: u32,
+    panics: u32,
+    stops: u32,
+}
+
+impl Habits {
+    pub fn new(dice: &mut Dice, plan: &Plan, wants_upgrade: bool) -> Self {
+        let mut rate = |choices: &[u32]| *dice.pick(choices);
+        let polite = Self {
+            wants_upgrade,
+            decides_later: rate(&[0, 500, 1000]),
+            echoes: rate(&[500, 1000, 1000]),
+            sends_to_others: rate(&[0, 100, 500]),
+            pings: rate(&[0, 50]),
+            pauses: rate(&[0, 0, 100]),
+            keeps_words: rate(&[0, 100, 500]),
+            ..Self::default()
+        };
+        if plan.is_peaceful {
+            return polite;
+        }
+        Self {
+            rejects: rate(&[0, 200]),
+            floods: rate(&[0, 0, 200]),
+            closes: rate(&[0, 0, 20, 200]),
+            aborts: rate(&[0, 0, 0, 10, 100]),
+            panics: rate(&[0, 0, 0, 30]),
+            stops: rate(&[0, 0, 0, 0, 3]),
+            ..polite
+        }
+    }
+}
+
+impl Shared {
+    pub fn open(&self) -> impl Iterator<Item = (ConnId, &Known)> {
+        self.connections
+            .iter()
+            .filter(|(_, known)| known.stage == Stage::Open)
+            .map(|(id, known)| (*id, known))
+    }
+
+    /// The connection of a client, if it ever opened.
+    pub fn of_client(&self, client: usize) -> Option<(ConnId, &Known)> {
+        self.connections
+            .iter()
+            .find(|(_, known)| known.client == Some(client))
+            .map(|(id, known)| (*id, known))
+    }
+
+    /// A connection that is there, was there, or never was.
+    pub fn any_id(&self, dice: &mut Dice) -> Option<ConnId> {
+        let index = dice.below(self.connections.len() + 1);
+        Some(self.connections.keys().nth(index).copied().unwrap_or_else(nobody))
+            .filter(|_| !self.connections.is_empty())
+    }
+
+    /// A word to be kept with a connection, and released once.
+    pub fn new_word(&mut self, conn: ConnId) -> UserData {
+        let releases = Arc::new(AtomicUsize::new(0));
+        self.releases.push(releases.clone());
+        let word = self.releases.len();
+        self.known(conn).words.push(word);
+        scene::counted(word, &releases)
+    }
+
+    /// As `Server::send` does it: counted first, then posted.
+    pub fn send_from_afar(&mut self, conn: ConnId) -> Option<Command> {
+        let (entry, life) = self.table.find(conn)?;
+        if life != Life::Open {
+            return None;
+        }
+        self.sends += 1;
+        let payload = format!("afar {} to {conn}", self.sends).into_bytes();
+        let (entry, len) = (entry.get(), payload.len() as u64);
+        let waiting = entry.add_to_mailbox(conn, len)?;
+        if waiting + entry.outbox_bytes.get() > self.limit_bytes {
+            entry.take_from_mailbox(conn, len);
+            return None;
+        }
+        self.known(conn).sent_from_afar.push(payload.clone());
+        Some(Command::Send { conn, kind: Kind::Text, payload })
+    }
+
+    /// Hixie has none; `Server::ping` refuses them.
+    pub fn has_pings(&self, conn: ConnId) -> bool {
+        self.table.find(conn).is_some_and(|(entry, _)| entry.get().dialect().wire_form() == WireForm::HyBi)
+    }
+
+    fn known(&mut self, conn: ConnId) -> &mut Known {
+        self.connections.entry(conn).or_insert_with(|| Known {
+            stage: Stage::New,
+            client: None,
+            heard: 0,
+            sent: Vec::new(),
+            sent_from_afar: Vec::new(),
+            words: Vec::new(),
+        })
+    }
+
+    fn hits(&mut self, habit: impl Fn(&Habits) -> u32) -> bool {
+        let rate = habit(&self.habits);
+        self.dice.hits(rate)
+    }
+
+    /// Can this be true?
+    fn check(&mut self, event: &EventView<'_>) -> Result<(), String> {
+        let conn = event.conn;
+        if conn == ConnId::NONE {
+            return Ok(());
+        }
+        let asks = self.habits.wants_upgrade;
+        let known = self.known(conn);
+        let before = known.stage;
+        let (allowed, after) = match event.kind {
+            EventKind::Upgrade => (before == Stage::New && asks, Stage::Asked),
+            EventKind::Open => (before == if asks { Stage::Asked } else { Stage::New }, Stage::Open),
+            EventKind::Close { .. } => (before == Stage::Open, Stage::Closed),
+            _ => (before == Stage::Open, Stage::Open),
+        };
+        if !allowed {
+            return Err(format!("{conn:?} is told {:?} when it is {before:?}", event.kind));
+        }
+        known.stage = after;
+        if event.word != 0 && !known.words.contains(&event.word) {
+            return Err(format!("{conn:?} has the word {} of another", event.word));
+        }
+        if event.word != 0 && self.releases[event.word - 1].load(SeqCst) > 0 {
+            return Err(format!("{conn:?} shows the word {}, which was released", event.word));
+        }
+        match event.kind {
+            EventKind::Open => self.opened(conn),
+            EventKind::Message(kind) => self.heard(conn, kind, event.payload),
+            EventKind::Drain => {
+                self.census.drains += 1;
+                Ok(())
+            }
+            EventKind::Close { by, .. } => {
+                self.census.closed_by[by as usize] += 1;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn opened(&mut self, conn: ConnId) -> Result<(), String> {
+        self.census.opened += 1;
+        let pending = self.table.request(conn).ok_or_else(|| format!("the request of {conn:?} is gone"))?;
+        let path = pending.get(":path").map(|path| String::from_utf8_lossy(&path).into_owned());
+        let client = path.and_then(|path| path.strip_prefix("/client/")?.parse().ok());
+        let client: usize = client.ok_or_else(|| format!("{conn:?} asked for nothing that was asked for"))?;
+        if let Some((other, _)) = self.of_client(client) {
+            return Err(format!("{conn:?} is client {client}, and so is {other:?}"));
+        }
+        self.known(conn).client = Some(client);
+        Ok(())
+    }
+
+    fn heard(&mut self, conn: ConnId, kind: Kind, payload: &[u8]) -> Result<(), String> {
+        self.census.messages += 1;
+        let known = self.known(conn);
+        let (client, index) = (known.client.expect("it is open"), known.heard);
+        known.heard += 1;
+        match self.said[client].get(index) {
+            Some((said_kind, said)) if *said_kind == kind && said == payload => Ok(()),
+            said => {
+                let shown = String::from_utf8_lossy(&payload[..payload.len().min(40)]);
+                Err(format!("{conn:?} said {:?} and not {kind:?} {shown:?}", said.map(|(kind, _)| kind)))
+            }
+        }
+    }
+
+    /// Sends, and remembers what was taken.
+    fn send(&mut self, turn: &mut Turn<'_>, conn: ConnId, kind: Kind, payload: &[u8]) -> Result<(), String> {
+        let answer = turn.send(conn, kind, payload);
+        self.kernel.note(|| format!("  sends {} to {conn:?}: {answer:?}", payload.len()));
+        let known = self.known(conn);
+        match answer {
+            Ok(_) if known.stage != Stage::Open => {
+                // OPEN may be told only after this event; then it is open already.
+                if known.stage == Stage::Closed {
+                    return Err(format!("a message is taken for {conn:?}, which is closed"));
+                }
+                known.sent.push((kind, payload.to_vec()));
+            }
+            Ok(_) => known.sent.push((kind, payload.to_vec())),
+            Err(Misuse::NoMemory | Misuse::NotUtf8 | Misuse::Stopped) => {
+                return Err(format!("a send to {conn:?} is refused with {answer:?}"));
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn react(&mut self, turn: &mut Turn<'_>, event: &EventView<'_>) -> Result<(), String> {
+        let conn = event.conn;
+        if self.hits(|habits| habits.panics) {
+            self.panics += 1;
+            self.kernel.note(|| "  panics".to_string());
+            resume_unwind(Box::new("thrown by the test"));
+        }
+        if event.kind == EventKind::Upgrade {
+            if self.hits(|habits| habits.rejects) {
+                turn.obey(rejection(conn));
+            } else if self.hits(|habits| habits.decides_later) {
+                self.undecided.push(conn);
+            } else {
+                turn.obey(acceptance(conn));
+            }
+        }
+        if let EventKind::Message(kind) = event.kind {
+            if self.hits(|habits| habits.echoes) {
+                self.send(turn, conn, kind, event.payload)?;
+            }
+        }
+        if self.hits(|habits| habits.sends_to_others) {
+            let mut dice = Dice::new(self.dice.roll());
+            if let Some(other) = self.any_id(&mut dice) {
+                self.sends += 1;
+                let text = format!("callback {} to {other}", self.sends);
+                self.send(turn, other, Kind::Text, text.as_bytes())?;
+            }
+        }
+        if self.hits(|habits| habits.floods) {
+            for _ in 0..self.dice.unevenly_up_to(50) {
+                self.sends += 1;
+                let text = format!("flood {} {}", self.sends, "~".repeat(self.dice.unevenly_up_to(3000)));
+                self.send(turn, conn, Kind::Text, text.as_bytes())?;
+            }
+        }
+        // What is done to the connection itself may also be done to another.
+        let target = if self.dice.hits(800) {
+            conn
+        } else {
+            let mut dice = Dice::new(self.dice.roll());
+            self.any_id(&mut dice).unwrap_or(conn)
+        };
+        if self.hits(|habits| habits.keeps_words) {
+            let data = self.new_word(target);
+            turn.obey(Command::SetData { conn: target, data });
+        }
+        if self.hits(|habits| habits.pings) && self.has_pings(target) {
+            turn.obey(scene::ping(target, b"from the embedder"));
+        }
+        if self.hits(|habits| habits.pauses) {
+            self.paused.push(target);
+            turn.obey(Command::SetPaused { conn: target, paused: true });
+        }
+        if self.hits(|habits| habits.closes) {
+            turn.obey(scene::close(target, 4001, "enough"));
+        }
+        if self.hits(|habits| habits.aborts) {
+            turn.obey(scene::abort(target));
+        }
+        if self.hits(|habits| habits.stops) {
+            turn.obey(scene::stop(Duration::ZERO, STOP_DEADLINE));
+        }
+        Ok(())
+    }
+}
+
+impl Handler for Embedder {
+    fn handle(&mut self, turn: &mut Turn<'_>, event: &EventView<'_>) {
+        let mut shared = self.0.borrow_mut();
+        let shared = &mut *shared;
+        shared.told += 1;
+        shared.kernel.note(|| format!("{:?}: {:?}, {} bytes", event.conn, event.kind, event.payload.len()));
+        if let Err(wrong) = shared.check(event) {
+            shared.wrong.push(wrong);
+            return;
+        }
+        // A panic at the news of a panic is one that is counted and not told.
+        if event.conn != ConnId::NONE || event.kind == EventKind::Fault {
+            if let Err(wrong) = shared.react(turn, event) {
+                shared.wrong.push(wrong);
+            }
+        }
+    }
+}
+
+pub fn acceptance(conn: ConnId) -> Command {
+    Command::Accept { conn, protocol: None, headers: String::new() }
+}
+
+pub fn rejection(conn: ConnId) -> Command {
+    Command::Answer { conn, status: 403, headers: String::new(), body: b"no".to_vec() }
+}
+
+pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
