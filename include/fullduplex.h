@@ -313,6 +313,7 @@ typedef struct fdx_stats {
     uint64_t dropped_msgs;
     // Connections closed at `send.limit`.
     uint64_t slow_closed;
+    // Connections refused or closed by `max.connections`, `max.connections_per_ip` or a rate.
     uint64_t rate_limited;
     // Not yet taken by the kernel, of all connections.
     uint64_t queued_bytes;

@@ -27,8 +27,36 @@ pub struct Settings {
     pub threads: usize,
     pub rules: Rules,
     pub message_bytes_max: usize,
+    pub limits: Limits,
     pub send: SendLimits,
     pub timeouts: Timeouts,
+}
+
+/// How many, and how fast. `None`: no limit.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub connections: usize,
+    pub connections_per_ip: Option<usize>,
+    pub connection_rate_per_ip: Option<Rate>,
+    pub fragments: usize,
+    pub message_rate: Option<Rate>,
+    pub byte_rate: Option<Rate>,
+}
+
+/// So many in a time, and so many at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    count: u64,
+    interval_ns: u64,
+    pub burst: u64,
+}
+
+impl Rate {
+    /// How long the rate takes for so many.
+    pub fn nanos(self, count: u64) -> u64 {
+        let nanos = (u128::from(count) * u128::from(self.interval_ns)).div_ceil(u128::from(self.count));
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +128,14 @@ impl Config {
                 head_bytes_max: 0,
             },
             message_bytes_max: 0,
+            limits: Limits {
+                connections: 0,
+                connections_per_ip: None,
+                connection_rate_per_ip: None,
+                fragments: 0,
+                message_rate: None,
+                byte_rate: None,
+            },
             send: SendLimits {
                 high_water_bytes: 0,
                 low_water_bytes: 0,
@@ -185,7 +221,7 @@ fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
 }
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 17] = [
+pub static OPTIONS: [OptionSpec; 23] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -285,6 +321,64 @@ pub static OPTIONS: [OptionSpec; 17] = [
         help: "Longest request head. Over it: HTTP status 431.",
         set: |settings, value| {
             put(&mut settings.rules.head_bytes_max, size(value).and_then(|bytes| at_least(256, bytes)))
+        },
+    },
+    OptionSpec {
+        name: "max.fragments",
+        kind: "number",
+        default: "131072",
+        help: "Most fragments of one message. Over it: close code 1009.",
+        set: |settings, value| {
+            put(&mut settings.limits.fragments, size(value).and_then(|count| at_least(1, count)))
+        },
+    },
+    OptionSpec {
+        name: "max.connections",
+        kind: "number",
+        default: "100000",
+        help: "Most connections of the server, handshakes included. Over it: HTTP status 503.",
+        set: |settings, value| {
+            put(&mut settings.limits.connections, size(value).and_then(|count| at_least(1, count)))
+        },
+    },
+    OptionSpec {
+        name: "max.connections_per_ip",
+        kind: "number",
+        default: "0",
+        help: "Most connections from one address. Over it: HTTP status 429. 0: no limit.",
+        set: |settings, value| {
+            put(
+                &mut settings.limits.connections_per_ip,
+                size(value).map(|count| Some(count).filter(|&count| count > 0)),
+            )
+        },
+    },
+    OptionSpec {
+        name: "rate.connections_per_ip",
+        kind: "rate",
+        default: "0",
+        help: "New connections from one address, like 10/s burst 50. Over it: HTTP status 429. 0: no limit.",
+        set: |settings, value| put(&mut settings.limits.connection_rate_per_ip, rate(value)),
+    },
+    OptionSpec {
+        name: "rate.messages",
+        kind: "rate",
+        default: "0",
+        help: "Messages of one connection, like 100/s burst 200. Over it: close code 1008. 0: no limit.",
+        set: |settings, value| put(&mut settings.limits.message_rate, rate(value)),
+    },
+    OptionSpec {
+        name: "rate.bytes",
+        kind: "rate",
+        default: "0",
+        help: "Bytes of one connection, like 1m/s burst 4m; the burst is at least 512k, what one turn may read. \
+               Over it: close code 1008. 0: no limit.",
+        set: |settings, value| {
+            let rate = rate(value)?;
+            if rate.is_some_and(|rate| rate.burst < BYTE_BURST_MIN) {
+                return Err("the burst must be at least 512k".to_string());
+            }
+            put(&mut settings.limits.byte_rate, Ok(rate))
         },
     },
     OptionSpec {
@@ -414,6 +508,36 @@ fn time(value: &str) -> Result<Duration, String> {
     Ok(Duration::from_micros(number))
 }
 
+/// `100/s`, `100/s burst 200`; without a burst it is what one interval gives. `0`: no limit.
+fn rate(value: &str) -> Result<Option<Rate>, String> {
+    if value == "0" { Ok(None) } else { value.parse().map(Some) }
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "expected a rate like 100/s, 100/s burst 200 or 5/m".to_string();
+        let (rate, burst) = match text.split_once("burst") {
+            Some((rate, burst)) => (rate.trim(), Some(size(burst.trim()).map_err(|_| wrong())? as u64)),
+            None => (text, None),
+        };
+        let (count, unit) = rate.split_once('/').ok_or_else(wrong)?;
+        let count = size(count.trim()).map_err(|_| wrong())? as u64;
+        let seconds = match unit.trim() {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return Err(wrong()),
+        };
+        let burst = burst.unwrap_or(count);
+        if count == 0 || burst == 0 {
+            return Err(wrong());
+        }
+        Ok(Self { count, interval_ns: seconds * 1_000_000_000, burst })
+    }
+}
+
 fn not_zero(time: Duration) -> Option<Duration> {
     Some(time).filter(|time| !time.is_zero())
 }
@@ -452,6 +576,9 @@ impl std::str::FromStr for ListenAddress {
     }
 }
 
+/// No read of a turn may alone be over a connection's rate.
+const BYTE_BURST_MIN: u64 = 512 * 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -485,6 +612,20 @@ mod tests {
         for bad in ["", "10", "s", "1d", "-1s", "18446744073709551615h"] {
             assert!(time(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn rates_have_a_count_an_interval_and_perhaps_a_burst() {
+        let second = 1_000_000_000;
+        assert_eq!(rate("100/s burst 200"), Ok(Some(Rate { count: 100, interval_ns: second, burst: 200 })));
+        assert_eq!(rate("5/m"), Ok(Some(Rate { count: 5, interval_ns: 60 * second, burst: 5 })));
+        assert_eq!(rate("1m/s"), Ok(Some(Rate { count: 1 << 20, interval_ns: second, burst: 1 << 20 })));
+        assert_eq!(rate("0"), Ok(None));
+        for bad in ["", "100", "100/d", "/s", "0/s", "10/s burst", "10/s burst 0", "10/s bursts 2", "-1/s"] {
+            assert!(rate(bad).is_err(), "{bad:?}");
+        }
+        assert!(Config::new().set("rate.bytes", "1k/s").is_err(), "a burst below one read");
+        assert!(Config::new().set("rate.bytes", "1k/s burst 512k").is_ok());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One connection as its shard keeps it.
 
 use super::event::ClosedBy;
+use super::limits::Spoken;
 use crate::driver::outbox::Outbox;
 use crate::id::{ConnId, Time};
 use crate::protocol::Protocol;
@@ -23,6 +24,8 @@ pub struct Connection {
     pub ping_due: Time,
     /// When our first Ping went out that was not answered yet; `Time::NEVER`: none.
     pub pinged_at: Time,
+    /// Kept when an option limits how much it may say.
+    pub spoken: Option<Box<Spoken>>,
     pub route: u32,
     pub flags: Flags,
 }
@@ -74,6 +77,10 @@ pub struct Flags {
     pub wants_drain: bool,
     /// The reply to this request has no body.
     pub head_only: bool,
+    /// The gate has counted it.
+    pub entered: bool,
+    /// A panic of ours hit it once.
+    pub faulted: bool,
     /// The table keeps a request or a subprotocol for it.
     pub has_side: bool,
 }
@@ -104,6 +111,7 @@ impl Connection {
             messaged_at: Time::default(),
             ping_due: Time::NEVER,
             pinged_at: Time::NEVER,
+            spoken: None,
             route: 0,
             flags: Flags::default(),
         }

@@ -7,6 +7,7 @@
 pub mod connection;
 mod ending;
 pub mod event;
+pub mod limits;
 mod opening;
 mod receiving;
 pub mod routes;
@@ -31,6 +32,7 @@ use crate::protocol::{Control, Kind, http};
 use connection::{Connection, Release, Stage, UserData};
 use ending::{Ending, Stopping};
 use event::{Body, ClosedBy, Event, EventKind};
+use limits::Gate;
 use receiving::{Aside, Source};
 use routes::Routes;
 use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
@@ -43,12 +45,15 @@ pub struct Engine {
     settings: Arc<Settings>,
     routes: Arc<Routes>,
     table: Arc<Table>,
+    gate: Arc<Gate>,
     /// The shard's own way to the table, without its lock.
     entries: Vec<Arc<Chunk>>,
     connections: Vec<Connection>,
     /// Slots to give out again, oldest first.
     free: VecDeque<Slot>,
     live: usize,
+    /// Of those, the ones that the gate did not let in.
+    refused_at_gate: usize,
     generation_seed: u32,
     timers: Timers,
     spares: Spares,
@@ -103,6 +108,8 @@ pub struct Parts {
     pub settings: Arc<Settings>,
     pub routes: Arc<Routes>,
     pub table: Arc<Table>,
+    /// The same for all shards of a server.
+    pub gate: Arc<Gate>,
     /// Different for each server of a process.
     pub generation_seed: u32,
 }
@@ -114,10 +121,12 @@ impl Engine {
             settings: parts.settings,
             routes: parts.routes,
             table: parts.table,
+            gate: parts.gate,
             entries: Vec::new(),
             connections: Vec::new(),
             free: VecDeque::new(),
             live: 0,
+            refused_at_gate: 0,
             generation_seed: parts.generation_seed,
             timers: Timers::new(now),
             spares: Spares::default(),
@@ -357,7 +366,14 @@ impl Engine {
                 let frame = CloseFrame::new(CloseCode::INTERNAL_ERROR, "internal error");
                 let id = self.connections[slot as usize].id;
                 self.tell_close(slot, &frame, ClosedBy::Protocol);
-                self.set_stage(slot, Stage::Gone { reset: true });
+                // It gets a last word; but if that, too, makes us panic, no more.
+                let connection = &mut self.connections[slot as usize];
+                let is_first = !std::mem::replace(&mut connection.flags.faulted, true);
+                if is_first && matches!(connection.stage, Stage::Open | Stage::Closing(_)) {
+                    self.endings.push((slot, Ending::Finish(Some(frame))));
+                } else {
+                    self.set_stage(slot, Stage::Gone { reset: true });
+                }
                 format!("a panic was contained; it cost connection {id}")
             }
             _ => "a panic was contained".to_string(),
@@ -434,7 +450,6 @@ impl Engine {
             self.dirty.push_back(slot);
         }
     }
-
 }
 
 #[inline]

@@ -8,6 +8,7 @@ use log::info;
 use super::Engine;
 use super::connection::{Connection, Flags, Stage};
 use super::event::{Body, Event, EventKind};
+use super::limits::Spoken;
 use super::table::{CHUNK_SLOTS, Life, PendingRequest};
 use crate::driver::Accepted;
 use crate::id::{ConnId, Generation, SLOTS_MAX, Slot, Time};
@@ -20,10 +21,25 @@ impl Engine {
         if self.stopping.is_some() {
             return None;
         }
+        let entered = self.gate.enter(accepted.peer.ip().to_canonical(), self.now);
+        if entered.is_err() {
+            self.table.counters.rate_limited.add(1);
+            // A refusal has its price, too: a storm of refused ones is only cut.
+            if self.refused_at_gate >= REFUSED_AT_GATE_MAX {
+                return None;
+            }
+            self.refused_at_gate += 1;
+        }
         let slot = match self.free.pop_front() {
             Some(slot) => slot,
             None if self.connections.len() < SLOTS_MAX => self.new_slot(),
-            None => return None,
+            None => {
+                match entered {
+                    Ok(()) => self.gate.leave(accepted.peer.ip().to_canonical()),
+                    Err(_) => self.refused_at_gate -= 1,
+                }
+                return None;
+            }
         };
         let generation = match self.connections[slot as usize].id {
             ConnId::NONE => Generation::first(self.generation_seed),
@@ -36,13 +52,17 @@ impl Engine {
             stage: Stage::Handshake,
             deadline,
             heard_at: self.now,
-            flags: Flags { reading: true, ..Flags::default() },
+            spoken: Spoken::of(&self.settings.limits),
+            flags: Flags { reading: true, entered: entered.is_ok(), ..Flags::default() },
             ..Connection::vacant()
         };
         self.entry(slot).reset(generation, accepted.peer, accepted.local);
         self.timers.set(slot, deadline);
         self.live += 1;
         self.table.counters.accepted.add(1);
+        if let Err(refusal) = entered {
+            self.refuse(slot, refusal);
+        }
         Some(slot)
     }
 
@@ -179,3 +199,6 @@ impl Engine {
         self.finish(slot);
     }
 }
+
+/// Connections of a shard that are being told that they can't come in.
+const REFUSED_AT_GATE_MAX: usize = 1024;

@@ -9,9 +9,10 @@ use super::Engine;
 use super::connection::Stage;
 use super::ending::{Ending, LINGER_BYTES_MAX};
 use super::event::{Body, ClosedBy, Event, EventKind};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, BufferPool};
+use crate::config::Settings;
 use crate::id::{ConnId, Slot, Time};
-use crate::protocol::close::{CloseCode, CloseFrame};
+use crate::protocol::close::{CloseCode, CloseFrame, Violation};
 use crate::protocol::frame::Opcode;
 use crate::protocol::handshake::Offer;
 use crate::protocol::http::{Refusal, Request};
@@ -38,8 +39,7 @@ impl Engine {
         }
         let base = bytes.as_ptr() as usize;
         let mut inbox = Inbox::new(connection.id, &mut self.events, &mut self.scratch.asides, source, base);
-        let mut context =
-            Context { message_bytes_max: self.settings.message_bytes_max, pool: &mut self.spares.pool };
+        let mut context = context(&self.settings, &mut self.spares.pool);
         let result =
             connection.protocol.receive(bytes, &self.settings.rules, &mut context, &mut |incoming| {
                 inbox.take(incoming);
@@ -49,6 +49,7 @@ impl Engine {
             self.lent.push((slot, buffer, len));
         }
         self.after_receive(slot, messages, result);
+        self.check_rates(slot, messages, len);
     }
 
     pub(super) fn filled(&mut self, slot: Slot, buffer: Buffer, len: usize) {
@@ -68,6 +69,7 @@ impl Engine {
             self.lent.push((slot, buffer, len));
         }
         self.after_receive(slot, messages, result);
+        self.check_rates(slot, messages, len);
     }
 
     #[inline]
@@ -93,6 +95,18 @@ impl Engine {
                 self.refuse(slot, refusal);
             }
             Err(Failure::Peer(violation)) => self.violated(slot, violation),
+        }
+    }
+
+    /// What came was heard; but who says too much too fast is closed.
+    #[inline]
+    fn check_rates(&mut self, slot: Slot, messages: u64, bytes: usize) {
+        let connection = &mut self.connections[slot as usize];
+        let Some(spoken) = &mut connection.spoken else { return };
+        let is_within = spoken.more(messages, bytes as u64, &self.settings.limits, self.now);
+        if !is_within && connection.stage == Stage::Open && !connection.flags.close_queued {
+            self.table.counters.rate_limited.add(1);
+            self.violated(slot, Violation::TooFast);
         }
     }
 
@@ -128,8 +142,7 @@ impl Engine {
         let base = backlog.as_ptr() as usize;
         let mut asides = Vec::new();
         let mut inbox = Inbox::new(connection.id, &mut self.events, &mut asides, Source::Elsewhere, base);
-        let mut context =
-            Context { message_bytes_max: self.settings.message_bytes_max, pool: &mut self.spares.pool };
+        let mut context = context(&self.settings, &mut self.spares.pool);
         let result =
             connection.protocol.receive(backlog, &self.settings.rules, &mut context, &mut |incoming| {
                 inbox.take(incoming);
@@ -179,6 +192,10 @@ pub(super) enum Aside {
     Opened { answer: [u8; 16] },
     Ponged(Control),
     Closed(CloseFrame),
+}
+
+fn context<'p>(settings: &Settings, pool: &'p mut BufferPool) -> Context<'p> {
+    Context { message_bytes_max: settings.message_bytes_max, fragments_max: settings.limits.fragments, pool }
 }
 
 /// Where received bytes lie.

@@ -106,6 +106,7 @@ pub struct Counters {
     /// Counted by everyone who sends.
     pub dropped_messages: AtomicU64,
     pub slow_closed: Count,
+    pub rate_limited: Count,
     pub faults: Count,
 }
 
@@ -368,6 +369,11 @@ impl Entry {
     }
 }
 
+/// What a message in the mailbox counts: as much as it will in the outbox, at most.
+pub fn charge(len: usize) -> u64 {
+    len as u64 + HEAD_BYTES_MAX
+}
+
 /// A socket address in three words.
 #[derive(Default)]
 struct Address {
@@ -399,6 +405,8 @@ impl Address {
     }
 }
 
+/// Of a frame of ours.
+const HEAD_BYTES_MAX: u64 = 10;
 const IS_V6: u64 = 1 << 16;
 const LIFE_BITS: u32 = 3;
 const MAILBOX_BITS: u32 = 40;

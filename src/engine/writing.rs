@@ -8,6 +8,7 @@ use log::warn;
 
 use super::connection::Stage;
 use super::event::{Body, ClosedBy, Event, EventKind};
+use super::table::charge;
 use super::{Engine, entry_of};
 use crate::buffer::Buffer;
 use crate::driver::Driver;
@@ -42,7 +43,12 @@ impl Engine {
 
     /// Queues a message that has passed the limits.
     #[inline]
-    pub(super) fn push_message(&mut self, slot: Slot, kind: Kind, outgoing: Outgoing<'_>) -> Result<(), NoMemory> {
+    pub(super) fn push_message(
+        &mut self,
+        slot: Slot,
+        kind: Kind,
+        outgoing: Outgoing<'_>,
+    ) -> Result<(), NoMemory> {
         let connection = &mut self.connections[slot as usize];
         let entry = entry_of(&self.entries, slot);
         let spares = &mut self.spares;
@@ -80,7 +86,7 @@ impl Engine {
     /// A send from another thread: counted against the limits when it was made.
     pub(super) fn obey_send(&mut self, conn: ConnId, kind: Kind, payload: Arc<Buffer>) {
         let Some(slot) = self.find(conn) else { return };
-        self.entry(slot).take_from_mailbox(conn, payload.len() as u64);
+        self.entry(slot).take_from_mailbox(conn, charge(payload.len()));
         if self.connections[slot as usize].stage == Stage::Open
             && self.push_message(slot, kind, Outgoing::Shared(payload)).is_err()
         {

@@ -32,6 +32,7 @@ pub struct fdx_stats {
     pub dropped_msgs: u64,
     /// Connections closed at `send.limit`.
     pub slow_closed: u64,
+    /// Connections refused or closed by `max.connections`, `max.connections_per_ip` or a rate.
     pub rate_limited: u64,
     /// Not yet taken by the kernel, of all connections.
     pub queued_bytes: u64,
@@ -77,7 +78,7 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
             bytes_out: sum(|counters| &counters.bytes_out),
             dropped_msgs: tables.iter().map(|table| table.counters.dropped_messages.load(Relaxed)).sum(),
             slow_closed: sum(|counters| &counters.slow_closed),
-            rate_limited: 0,
+            rate_limited: sum(|counters| &counters.rate_limited),
             queued_bytes,
             event_queue_len: 0,
             deflate_bytes: 0,

@@ -15,6 +15,7 @@ impl CloseCode {
     /// No Close came at all. Never sent.
     pub const ABNORMAL: Self = Self(1006);
     pub const INVALID_DATA: Self = Self(1007);
+    pub const POLICY: Self = Self(1008);
     pub const TOO_BIG: Self = Self(1009);
     pub const INTERNAL_ERROR: Self = Self(1011);
 
@@ -112,6 +113,11 @@ pub enum Violation {
     MessageTooBig {
         bytes_max: usize,
     },
+    TooManyFragments {
+        fragments_max: usize,
+    },
+    /// More messages or bytes in a time than the server allows.
+    TooFast,
     /// A Hixie-76 frame length that is no number worth reading.
     HixieLength,
     /// Not the peer's fault: there is no memory for its message.
@@ -122,7 +128,8 @@ impl Violation {
     pub fn close_code(&self) -> CloseCode {
         match self {
             Self::InvalidUtf8 => CloseCode::INVALID_DATA,
-            Self::MessageTooBig { .. } => CloseCode::TOO_BIG,
+            Self::MessageTooBig { .. } | Self::TooManyFragments { .. } => CloseCode::TOO_BIG,
+            Self::TooFast => CloseCode::POLICY,
             Self::OutOfMemory => CloseCode::INTERNAL_ERROR,
             _ => CloseCode::PROTOCOL_ERROR,
         }
@@ -130,7 +137,10 @@ impl Violation {
 
     /// The peer kept the protocol but passed a limit of ours.
     pub fn is_limit(&self) -> bool {
-        matches!(self, Self::MessageTooBig { .. } | Self::OutOfMemory)
+        matches!(
+            self,
+            Self::MessageTooBig { .. } | Self::TooManyFragments { .. } | Self::TooFast | Self::OutOfMemory
+        )
     }
 
     pub fn close_frame(&self) -> CloseFrame {
@@ -154,6 +164,10 @@ impl fmt::Display for Violation {
             Self::CloseCode(code) => write!(f, "close code {} not allowed", code.0),
             Self::InvalidUtf8 => f.write_str("text is not UTF-8"),
             Self::MessageTooBig { bytes_max } => write!(f, "message over {bytes_max} bytes"),
+            Self::TooManyFragments { fragments_max } => {
+                write!(f, "message in over {fragments_max} fragments")
+            }
+            Self::TooFast => f.write_str("too much in too short a time"),
             Self::HixieLength => f.write_str("frame length out of range"),
             Self::OutOfMemory => f.write_str("out of memory"),
         }

@@ -307,6 +307,8 @@ pub enum Refusal {
     TimedOut,
     Stopping,
     TooManyConnections,
+    TooManyFromAddress,
+    TooFast,
 }
 
 impl Refusal {
@@ -320,6 +322,7 @@ impl Refusal {
             Self::NotGet => 405,
             Self::TimedOut => 408,
             Self::NotUpgrade | Self::UnknownVersion => 426,
+            Self::TooManyFromAddress | Self::TooFast => 429,
             Self::HeadTooBig => 431,
             Self::Stopping | Self::TooManyConnections => 503,
             Self::HttpVersion => 505,
@@ -336,6 +339,7 @@ impl Refusal {
             Self::NotUpgrade | Self::UnknownVersion => {
                 format!("Upgrade: websocket\r\nSec-WebSocket-Version: {versions}\r\n")
             }
+            Self::TooFast | Self::TooManyConnections => "Retry-After: 1\r\n".to_string(),
             _ => String::new(),
         };
         let headers = format!("{extra}Content-Type: text/plain; charset=utf-8\r\n");
@@ -362,6 +366,8 @@ impl fmt::Display for Refusal {
             Self::TimedOut => f.write_str("the handshake took too long"),
             Self::Stopping => f.write_str("the server is stopping"),
             Self::TooManyConnections => f.write_str("the server is full"),
+            Self::TooManyFromAddress => f.write_str("too many connections from this address"),
+            Self::TooFast => f.write_str("too many new connections from this address"),
         }
     }
 }

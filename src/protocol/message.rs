@@ -43,6 +43,7 @@ struct Assembly {
     kind: Kind,
     buffer: Buffer,
     utf8: Utf8Stream,
+    fragments: usize,
 }
 
 impl Frames {
@@ -146,20 +147,28 @@ impl Frames {
         })
     }
 
-    fn message_len(&self) -> Option<usize> {
-        Some(self.partial.as_ref()?.message.as_ref()?.buffer.len())
+    fn message(&mut self) -> Option<&mut Assembly> {
+        self.partial.as_mut()?.message.as_mut()
     }
 
     /// What a frame's head must fulfil in the midst of those before it.
     #[inline]
-    fn check(&self, head: &FrameHead, context: &Context<'_>) -> Result<(), Violation> {
+    fn check(&mut self, head: &FrameHead, context: &Context<'_>) -> Result<(), Violation> {
         if head.opcode.is_control() {
             return Ok(());
         }
-        let so_far = match (head.opcode, self.message_len()) {
+        let so_far = match (head.opcode, self.message()) {
             (Opcode::Continuation, None) => return Err(Violation::NothingToContinue),
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Violation::InterleavedMessage),
-            (_, so_far) => so_far.unwrap_or(0),
+            (_, None) => 0,
+            (_, Some(message)) => {
+                message.fragments += 1;
+                let fragments_max = context.fragments_max;
+                if message.fragments > fragments_max {
+                    return Err(Violation::TooManyFragments { fragments_max });
+                }
+                message.buffer.len()
+            }
         };
         let bytes_max = context.message_bytes_max;
         if head.len > bytes_max.saturating_sub(so_far) as u64 {
@@ -251,6 +260,7 @@ impl Frames {
                 Buffer::default()
             },
             utf8: Utf8Stream::default(),
+            fragments: 1,
         });
         message.utf8.check(message.kind, chunk)?;
         // Of a message in many fragments nobody knows the length: it grows by doubling.

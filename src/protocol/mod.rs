@@ -57,6 +57,7 @@ enum Frames {
 /// What a conversation needs from around it while it receives.
 pub struct Context<'c> {
     pub message_bytes_max: usize,
+    pub fragments_max: usize,
     pub pool: &'c mut BufferPool,
 }
 

@@ -599,7 +599,7 @@ fn draft_75_has_no_close_and_frames_at_once() {
 fn what_comes_while_someone_decides_is_kept_in_order() {
     let rules = Server::new().rules;
     let mut pool = BufferPool::default();
-    let mut context = Context { message_bytes_max: 1000, pool: &mut pool };
+    let mut context = Context { message_bytes_max: 1000, fragments_max: 1 << 17, pool: &mut pool };
     let mut protocol = Protocol::new();
     let mut asked = None;
     let mut conversation = [request(Dialect::Rfc6455).bytes(), text("kept").bytes()].concat();
@@ -1506,7 +1506,11 @@ impl<'s> Peer<'s> {
         }
         let mut bytes = bytes.to_vec();
         let mut asked = None;
-        let mut context = Context { message_bytes_max: self.server.message_bytes_max, pool: &mut self.pool };
+        let mut context = Context {
+            message_bytes_max: self.server.message_bytes_max,
+            fragments_max: 1 << 17,
+            pool: &mut self.pool,
+        };
         let mut incoming_events = Vec::new();
         let flow =
             self.protocol.receive(
@@ -1641,7 +1645,7 @@ impl<'s> Peer<'s> {
             return;
         }
         let mut more = [request(Dialect::Rfc6455).bytes(), text("more").bytes(), hixie("more")].concat();
-        let mut context = Context { message_bytes_max: 1000, pool: &mut self.pool };
+        let mut context = Context { message_bytes_max: 1000, fragments_max: 1 << 17, pool: &mut self.pool };
         let flow = self.protocol.receive(&mut more, &self.server.rules, &mut context, &mut |late| {
             panic!("{late:?} after the end");
         });

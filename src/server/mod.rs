@@ -20,8 +20,9 @@ use crate::driver::listen;
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
 use crate::engine::connection::UserData;
 use crate::engine::event::ClosedBy;
+use crate::engine::limits::Gate;
 use crate::engine::routes::Routes;
-use crate::engine::table::{Entry, EntryRef, Life, PendingRequest, Table};
+use crate::engine::table::{Entry, EntryRef, Life, PendingRequest, Table, charge};
 use crate::engine::turn::{Handler, Message, Misuse, Sent, Turn};
 use crate::engine::{Command, Engine, Parts};
 use crate::id::ConnId;
@@ -52,7 +53,6 @@ type MioSocket = <MioDriver as Driver>::Socket;
 
 /// Shards about to start, and the ports that their listeners got.
 type Made<H> = (Vec<Shard<MioDriver, H>>, Vec<u16>);
-
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -173,6 +173,7 @@ impl Server {
             .collect::<io::Result<_>>()
             .map_err(StartError::Thread)?;
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
+        let gate = Arc::new(Gate::new(self.settings.limits.clone()));
         let made = drivers.into_iter().zip(&mailboxes).zip(&self.tables).enumerate();
         let mut shards: Vec<_> = made
             .map(|(index, ((driver, mailbox), table))| {
@@ -181,6 +182,7 @@ impl Server {
                     settings: self.settings.clone(),
                     routes: self.routes.clone(),
                     table: table.clone(),
+                    gate: gate.clone(),
                     generation_seed: self.number.wrapping_add(1),
                 };
                 let engine = Engine::new(parts, driver.now());
@@ -242,7 +244,9 @@ impl Server {
                 left => left,
             };
             phase = match left {
-                Some(left) => self.stopped.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => {
+                    self.stopped.wait_timeout(phase, left).unwrap_or_else(PoisonError::into_inner).0
+                }
                 None => self.stopped.wait(phase).unwrap_or_else(PoisonError::into_inner),
             };
         }
@@ -311,10 +315,11 @@ impl Server {
         }
         let command = command()?;
         // Added before it is compared, so that many threads together can't pass the limit.
-        let waiting = entry.add_to_mailbox(conn, len as u64).ok_or(Misuse::NoConnection)?;
-        let queued = (waiting + entry.outbox_bytes.get()) as usize;
+        let waiting = entry.add_to_mailbox(conn, charge(len)).ok_or(Misuse::NoConnection)?;
+        // The last head may stand over the limit, as with sends from callbacks.
+        let queued = (waiting - charge(0) + entry.outbox_bytes.get()) as usize;
         if queued > limits.limit_bytes {
-            entry.take_from_mailbox(conn, len as u64);
+            entry.take_from_mailbox(conn, charge(len));
             entry.dropped.fetch_add(1, Relaxed);
             self.tables[conn.shard()].counters.dropped_messages.fetch_add(1, Relaxed);
             entry.wants_drain.store(true, SeqCst);

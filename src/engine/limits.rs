@@ -1,0 +1,207 @@
+//! How many and how fast: who may connect, and how much a connection may say.
+//!
+//! Counting is shared by all shards, since peers don't know of shards. A rate is a bucket of
+//! tokens, kept as one number: the time at which it would be full again.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::config::{Limits, Rate};
+use crate::id::Time;
+use crate::protocol::http::Refusal;
+
+/// Counts the connections of a server, and those of each address.
+pub struct Gate {
+    limits: Limits,
+    connections: AtomicUsize,
+    /// Only kept when an option asks for it.
+    addresses: Mutex<HashMap<IpAddr, Address>>,
+}
+
+#[derive(Default)]
+struct Address {
+    connections: usize,
+    rate: Bucket,
+}
+
+impl Gate {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, connections: AtomicUsize::new(0), addresses: Mutex::default() }
+    }
+
+    /// One connection more, or the reason why not. Who got in must [`Gate::leave`].
+    pub fn enter(&self, ip: IpAddr, now: Time) -> Result<(), Refusal> {
+        if self.connections.fetch_add(1, SeqCst) >= self.limits.connections {
+            self.connections.fetch_sub(1, SeqCst);
+            return Err(Refusal::TooManyConnections);
+        }
+        let entered = self.enter_from(ip, now);
+        if entered.is_err() {
+            self.connections.fetch_sub(1, SeqCst);
+        }
+        entered
+    }
+
+    fn enter_from(&self, ip: IpAddr, now: Time) -> Result<(), Refusal> {
+        if !self.counts_addresses() {
+            return Ok(());
+        }
+        let mut addresses = self.addresses();
+        if addresses.len() == addresses.capacity() {
+            // Before it grows: those that are gone, and whose bucket is full again, are as new.
+            addresses.retain(|_, address| address.connections > 0 || !address.rate.is_full(now));
+        }
+        let address = addresses.entry(ip).or_default();
+        if self.limits.connections_per_ip.is_some_and(|most| address.connections >= most) {
+            return Err(Refusal::TooManyFromAddress);
+        }
+        if let Some(rate) = self.limits.connection_rate_per_ip {
+            if !address.rate.take(1, rate, now) {
+                return Err(Refusal::TooFast);
+            }
+        }
+        address.connections += 1;
+        Ok(())
+    }
+
+    pub fn leave(&self, ip: IpAddr) {
+        self.connections.fetch_sub(1, SeqCst);
+        if self.counts_addresses() {
+            if let Some(address) = self.addresses().get_mut(&ip) {
+                address.connections -= 1;
+            }
+        }
+    }
+
+    fn counts_addresses(&self) -> bool {
+        self.limits.connections_per_ip.is_some() || self.limits.connection_rate_per_ip.is_some()
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, Address>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one connection has said lately.
+#[derive(Default)]
+pub struct Spoken {
+    messages: Bucket,
+    bytes: Bucket,
+}
+
+impl Spoken {
+    /// `None` when no option limits what a connection may say: then nothing is kept.
+    pub fn of(limits: &Limits) -> Option<Box<Spoken>> {
+        let is_limited = limits.message_rate.is_some() || limits.byte_rate.is_some();
+        is_limited.then(Box::default)
+    }
+
+    /// Was that still within the rates?
+    pub fn more(&mut self, messages: u64, bytes: u64, limits: &Limits, now: Time) -> bool {
+        let within = |bucket: &mut Bucket, count, rate: Option<Rate>| {
+            rate.is_none_or(|rate| count == 0 || bucket.take(count, rate, now))
+        };
+        within(&mut self.messages, messages, limits.message_rate)
+            && within(&mut self.bytes, bytes, limits.byte_rate)
+    }
+}
+
+/// A bucket of tokens: when it will be full again, in nanoseconds. Empty, that lies a whole
+/// burst ahead; full, in the past.
+#[derive(Default)]
+struct Bucket {
+    full_at_ns: u64,
+}
+
+impl Bucket {
+    /// Takes tokens if so many are there.
+    fn take(&mut self, count: u64, rate: Rate, now: Time) -> bool {
+        let now_ns = now.0.saturating_mul(1000);
+        let full_at_ns = self.full_at_ns.max(now_ns).saturating_add(rate.nanos(count));
+        let is_there = full_at_ns - now_ns <= rate.nanos(rate.burst);
+        if is_there {
+            self.full_at_ns = full_at_ns;
+        }
+        is_there
+    }
+
+    fn is_full(&self, now: Time) -> bool {
+        self.full_at_ns <= now.0.saturating_mul(1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn limits(options: &[(&str, &str)]) -> Limits {
+        let mut config = Config::new();
+        options.iter().for_each(|(key, value)| config.set(key, value).unwrap());
+        config.settings().limits.clone()
+    }
+
+    #[test]
+    fn a_bucket_gives_its_burst_at_once_and_then_its_rate() {
+        let rate: Rate = "10/s burst 20".parse().unwrap();
+        let mut bucket = Bucket::default();
+        let given = (0..100).filter(|_| bucket.take(1, rate, Time(5 * SECOND))).count();
+        assert_eq!(given, 20);
+        let later = (0..100).filter(|_| bucket.take(1, rate, Time(6 * SECOND))).count();
+        assert_eq!(later, 10);
+        assert!(!bucket.take(21, rate, Time(1000 * SECOND)), "never more than a burst at once");
+        assert!(bucket.take(20, rate, Time(1000 * SECOND)));
+    }
+
+    #[test]
+    fn the_gate_is_full_at_its_limit_and_opens_when_someone_leaves() {
+        let gate = Gate::new(limits(&[("max.connections", "2")]));
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(gate.enter(ip, Time(1)), Ok(()));
+        assert_eq!(gate.enter(ip, Time(1)), Ok(()));
+        assert_eq!(gate.enter(ip, Time(1)), Err(Refusal::TooManyConnections));
+        gate.leave(ip);
+        assert_eq!(gate.enter(ip, Time(1)), Ok(()));
+    }
+
+    #[test]
+    fn one_address_has_its_own_limit_and_takes_nothing_from_the_others() {
+        let gate = Gate::new(limits(&[("max.connections", "3"), ("max.connections_per_ip", "1")]));
+        let [a, b] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
+        assert_eq!(gate.enter(a, Time(1)), Ok(()));
+        for _ in 0..10 {
+            assert_eq!(gate.enter(a, Time(1)), Err(Refusal::TooManyFromAddress));
+        }
+        assert_eq!(gate.enter(b, Time(1)), Ok(()));
+        gate.leave(a);
+        assert_eq!(gate.enter(a, Time(1)), Ok(()));
+    }
+
+    #[test]
+    fn addresses_that_are_gone_are_forgotten() {
+        let gate = Gate::new(limits(&[("rate.connections_per_ip", "1/s")]));
+        for number in 0..100_000_u32 {
+            let now = Time(u64::from(number) * SECOND / 10);
+            gate.enter(IpAddr::from(number.to_be_bytes()), now).unwrap();
+            gate.leave(IpAddr::from(number.to_be_bytes()));
+        }
+        assert!(gate.addresses().len() < 100, "{} are kept", gate.addresses().len());
+    }
+
+    #[test]
+    fn a_connection_that_says_too_much_is_found_out_by_messages_or_by_bytes() {
+        let limits = limits(&[("rate.messages", "10/s burst 15"), ("rate.bytes", "300k/s burst 600k")]);
+        let mut spoken = Spoken::of(&limits).unwrap();
+        assert!(spoken.more(15, 1000, &limits, Time(SECOND)));
+        assert!(!spoken.more(1, 1000, &limits, Time(SECOND)));
+        let mut spoken = Spoken::of(&limits).unwrap();
+        assert!(spoken.more(0, 600 << 10, &limits, Time(SECOND)));
+        assert!(!spoken.more(0, 1, &limits, Time(SECOND)));
+        assert!(spoken.more(0, 1 << 10, &limits, Time(2 * SECOND)));
+        assert!(Spoken::of(&Config::new().settings().limits).is_none());
+    }
+}
