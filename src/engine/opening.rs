@@ -18,7 +18,8 @@ use crate::protocol::http::{Refusal, Request};
 impl Engine {
     /// Gives a new connection a slot, if one is to be had.
     pub fn admit<S>(&mut self, accepted: &Accepted<S>) -> Option<Slot> {
-        if self.stopping.is_some() {
+        let is_full = self.free.is_empty() && self.connections.len() == SLOTS_MAX;
+        if self.stopping.is_some() || is_full {
             return None;
         }
         let entered = self.gate.enter(accepted.peer.ip().to_canonical(), self.now);
@@ -30,17 +31,7 @@ impl Engine {
             }
             self.refused_at_gate += 1;
         }
-        let slot = match self.free.pop_front() {
-            Some(slot) => slot,
-            None if self.connections.len() < SLOTS_MAX => self.new_slot(),
-            None => {
-                match entered {
-                    Ok(()) => self.gate.leave(accepted.peer.ip().to_canonical()),
-                    Err(_) => self.refused_at_gate -= 1,
-                }
-                return None;
-            }
-        };
+        let slot = self.free.pop_front().unwrap_or_else(|| self.new_slot());
         let generation = match self.connections[slot as usize].id {
             ConnId::NONE => Generation::first(self.generation_seed),
             last => last.generation().next(),

@@ -1,0 +1,166 @@
+//! What the text of an option can be: sizes, times, rates, lists, addresses.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Where to listen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListenAddress {
+    /// As the embedder wrote it.
+    pub text: String,
+    pub address: SocketAddr,
+    /// IPv4 as well, through the same IPv6 socket: an address without a host.
+    pub dual_stack: bool,
+}
+
+/// So many in a time, and so many at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    count: u64,
+    interval_ns: u64,
+    pub burst: u64,
+}
+
+impl Rate {
+    /// How long the rate takes for so many.
+    pub fn nanos(self, count: u64) -> u64 {
+        let nanos = (u128::from(count) * u128::from(self.interval_ns)).div_ceil(u128::from(self.count));
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+}
+
+pub(super) fn list(value: &str) -> Vec<String> {
+    value.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
+}
+
+/// `65536`, `64k`, `16m`, `1g`.
+pub(super) fn size(value: &str) -> Result<usize, String> {
+    let wrong = || "expected a size like 65536, 64k, 16m or 1g".to_string();
+    let (digits, unit) = value.split_at(value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len()));
+    let unit = match unit.trim() {
+        "" => 1,
+        "k" | "K" => 1 << 10,
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    digits.parse::<usize>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
+}
+
+/// `0`, `500us`, `250ms`, `10s`, `5m`, `1h`.
+pub(super) fn time(value: &str) -> Result<Duration, String> {
+    let wrong = || "expected a time like 500us, 250ms, 10s, 5m or 1h".to_string();
+    let (digits, unit) = value.split_at(value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len()));
+    let micros = match unit.trim() {
+        "us" => 1,
+        "ms" => 1_000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
+        "" if value == "0" => 0,
+        _ => return Err(wrong()),
+    };
+    let number =
+        digits.parse::<u64>().ok().and_then(|number| number.checked_mul(micros)).ok_or_else(wrong)?;
+    Ok(Duration::from_micros(number))
+}
+
+/// `100/s`, `100/s burst 200`; without a burst it is what one interval gives. `0`: no limit.
+pub(super) fn rate(value: &str) -> Result<Option<Rate>, String> {
+    if value == "0" { Ok(None) } else { value.parse().map(Some) }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "expected a rate like 100/s, 100/s burst 200 or 5/m".to_string();
+        let (rate, burst) = match text.split_once("burst") {
+            Some((rate, burst)) => (rate.trim(), Some(size(burst.trim()).map_err(|_| wrong())? as u64)),
+            None => (text, None),
+        };
+        let (count, unit) = rate.split_once('/').ok_or_else(wrong)?;
+        let count = size(count.trim()).map_err(|_| wrong())? as u64;
+        let seconds = match unit.trim() {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return Err(wrong()),
+        };
+        let burst = burst.unwrap_or(count);
+        if count == 0 || burst == 0 {
+            return Err(wrong());
+        }
+        Ok(Self { count, interval_ns: seconds * 1_000_000_000, burst })
+    }
+}
+
+pub(super) fn not_zero(time: Duration) -> Option<Duration> {
+    Some(time).filter(|time| !time.is_zero())
+}
+
+pub(super) fn more_than_zero(time: Duration) -> Result<Duration, String> {
+    not_zero(time).ok_or_else(|| "must be more than 0".to_string())
+}
+
+pub(super) fn at_least(bytes_min: usize, bytes: usize) -> Result<usize, String> {
+    if bytes < bytes_min { Err(format!("must be at least {bytes_min}")) } else { Ok(bytes) }
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        for (scheme, what) in [("unix:", "Unix sockets"), ("fd:", "inherited descriptors")] {
+            if text.starts_with(scheme) {
+                return Err(format!("{what} are not in this version"));
+            }
+        }
+        if let Some((_, parameters)) = text.split_once('?') {
+            return Err(format!("unknown parameter \"{parameters}\""));
+        }
+        if let Some(port) = text.strip_prefix(':') {
+            let port = port.parse().map_err(|_| "expected a port after the colon".to_string())?;
+            let address = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+            return Ok(Self { text: text.to_string(), address, dual_stack: true });
+        }
+        let address = text
+            .to_socket_addrs()
+            .map_err(|_| "expected an address like :8080, 127.0.0.1:8080 or [::1]:8080".to_string())?
+            .next()
+            .ok_or_else(|| "this name has no address".to_string())?;
+        Ok(Self { text: text.to_string(), address, dual_stack: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_take_units_and_nothing_else() {
+        assert_eq!(size("64k"), Ok(65536));
+        assert_eq!(size("1g"), Ok(1 << 30));
+        assert_eq!(time("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(time("0"), Ok(Duration::ZERO));
+        for bad in ["", "k", "-1", "1.5m", "1kb", "99999999999999999999", "18014398509481984k"] {
+            assert!(size(bad).is_err(), "{bad:?}");
+        }
+        for bad in ["", "10", "s", "1d", "-1s", "18446744073709551615h"] {
+            assert!(time(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn rates_have_a_count_an_interval_and_perhaps_a_burst() {
+        let second = 1_000_000_000;
+        assert_eq!(rate("100/s burst 200"), Ok(Some(Rate { count: 100, interval_ns: second, burst: 200 })));
+        assert_eq!(rate("5/m"), Ok(Some(Rate { count: 5, interval_ns: 60 * second, burst: 5 })));
+        assert_eq!(rate("1m/s"), Ok(Some(Rate { count: 1 << 20, interval_ns: second, burst: 1 << 20 })));
+        assert_eq!(rate("0"), Ok(None));
+        for bad in ["", "100", "100/d", "/s", "0/s", "10/s burst", "10/s burst 0", "10/s bursts 2", "-1/s"] {
+            assert!(rate(bad).is_err(), "{bad:?}");
+        }
+    }
+}
