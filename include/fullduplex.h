@@ -151,6 +151,9 @@
 // The server is stopping.
 #define FDX_CLOSED_BY_SHUTDOWN 7u
 
+// `fdx_server_set` can change this option while the server runs.
+#define FDX_OPTION_LIVE 1u
+
 // Plain HTTP requests (GET and HEAD) under the path come as `FDX_EV_HTTP` to `on_other`. With no
 // other callback the route takes no WebSockets.
 #define FDX_ROUTE_HTTP 2u
@@ -189,6 +192,7 @@ typedef struct fdx_error {
 // One row of the option table.
 typedef struct fdx_option_info {
     uint32_t struct_size;
+    // `FDX_OPTION_*`
     uint32_t flags;
     const char *name;
     const char *type;
@@ -579,6 +583,21 @@ fdx_status fdx_server_stop(fdx_server *server,
 // Required:
 // `server` is live, and stays so until this returns.
 fdx_status fdx_server_wait(fdx_server *server, int32_t timeout_ms);
+
+// Changes an option of a server, also while it runs. [any] Those that can change have
+// `FDX_OPTION_LIVE` in their row of the option table. Connections that are open follow within a
+// turn; what is counted per address or time counts from then on.
+//
+// `FDX_OK`; `FDX_E_CONFIG` for an unknown key (the message names the nearest) or a bad value;
+// `FDX_E_STATE` for one that is fixed when a server is made; `FDX_E_INVALID_ARG` for NULL;
+// `FDX_E_UTF8`.
+//
+// Required:
+// `server` is live; `key` and `value` end with NUL; `error` is null or has its `struct_size`.
+fdx_status fdx_server_set(fdx_server *server,
+                          const char *key,
+                          const char *value,
+                          fdx_error *error);
 
 // The port of the configured listener `index`, in the order they were set: where port 0 was
 // asked for, the one it got. [any]

@@ -77,6 +77,8 @@ pub struct OptionSpec {
     pub name: &'static str,
     pub kind: &'static str,
     pub default: &'static str,
+    /// Can it change while the server runs?
+    pub live: bool,
     pub help: &'static str,
     set: fn(&mut Settings, &str) -> Result<(), String>,
 }
@@ -84,6 +86,14 @@ pub struct OptionSpec {
 /// A key or value that was refused; the text says what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError(pub String);
+
+/// Why an option of a running server did not change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LiveError {
+    Config(ConfigError),
+    /// It is fixed when the server starts.
+    Fixed,
+}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,6 +164,14 @@ impl Config {
         Ok(())
     }
 
+    /// Sets an option of a server that runs; some are fixed when it starts.
+    pub fn set_live(&mut self, key: &str, value: &str) -> Result<(), LiveError> {
+        if !find(key).map_err(LiveError::Config)?.live {
+            return Err(LiveError::Fixed);
+        }
+        self.set(key, value).map_err(LiveError::Config)
+    }
+
     /// The value as it was set, or the default.
     pub fn get(&self, key: &str) -> Result<&str, ConfigError> {
         let option = find(key)?;
@@ -203,6 +221,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "listen",
         kind: "address, may repeat",
         default: "",
+        live: false,
         help: "Where to listen: :8080 (every interface, IPv4 and IPv6), 127.0.0.1:0 (any free port), [::1]:8080. \
                Setting it again adds an address; an empty value takes all back.",
         set: |settings, value| {
@@ -218,6 +237,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "threads",
         kind: "number",
         default: "1",
+        live: false,
         help: "Shards, each a thread with connections of its own. With 1 no two callbacks ever run at once; \
                0 is one per core.",
         set: |settings, value| {
@@ -233,6 +253,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "versions",
         kind: "list",
         default: "13, 8, 7, hixie76, hixie75",
+        live: true,
         help: "Protocol versions to speak. Others get 426 and the list.",
         set: |settings, value| {
             let mut versions = Versions::NONE;
@@ -257,6 +278,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "protocols",
         kind: "list",
         default: "",
+        live: true,
         help: "Subprotocols in order of preference; the first that a client offers is chosen. Without one in \
                common the connection has none.",
         set: |settings, value| {
@@ -272,6 +294,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "origins",
         kind: "list",
         default: "any",
+        live: true,
         help: "Pages that may connect: https://a.example, a.example (any scheme and port), *.b.example, null; or \
                any. Others get 403. A request without Origin is no browser's and passes.",
         set: |settings, value| {
@@ -288,6 +311,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "max.message",
         kind: "size",
         default: "16m",
+        live: true,
         help: "Longest message from a peer, over all its fragments. Over it: close code 1009.",
         set: |settings, value| put(&mut settings.message_bytes_max, size(value)),
     },
@@ -295,6 +319,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "max.handshake",
         kind: "size",
         default: "16k",
+        live: true,
         help: "Longest request head. Over it: HTTP status 431.",
         set: |settings, value| {
             put(&mut settings.rules.head_bytes_max, size(value).and_then(|bytes| at_least(256, bytes)))
@@ -304,6 +329,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "max.fragments",
         kind: "number",
         default: "131072",
+        live: true,
         help: "Most fragments of one message. Over it: close code 1009.",
         set: |settings, value| {
             put(&mut settings.limits.fragments, size(value).and_then(|count| at_least(1, count)))
@@ -313,6 +339,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "max.connections",
         kind: "number",
         default: "100000",
+        live: true,
         help: "Most connections of the server, handshakes included. Over it: HTTP status 503.",
         set: |settings, value| {
             put(&mut settings.limits.connections, size(value).and_then(|count| at_least(1, count)))
@@ -322,6 +349,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "max.connections_per_ip",
         kind: "number",
         default: "0",
+        live: true,
         help: "Most connections from one address. Over it: HTTP status 429. 0: no limit.",
         set: |settings, value| {
             put(
@@ -334,6 +362,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "rate.connections_per_ip",
         kind: "rate",
         default: "0",
+        live: true,
         help: "New connections from one address, like 10/s burst 50. Over it: HTTP status 429. 0: no limit.",
         set: |settings, value| put(&mut settings.limits.connection_rate_per_ip, rate(value)),
     },
@@ -341,6 +370,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "rate.messages",
         kind: "rate",
         default: "0",
+        live: true,
         help: "Messages of one connection, like 100/s burst 200. Over it: close code 1008. 0: no limit.",
         set: |settings, value| put(&mut settings.limits.message_rate, rate(value)),
     },
@@ -348,6 +378,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "rate.bytes",
         kind: "rate",
         default: "0",
+        live: true,
         help: "Bytes of one connection, like 1m/s burst 4m; the burst is at least 512k, what one turn may read. \
                Over it: close code 1008. 0: no limit.",
         set: |settings, value| {
@@ -362,6 +393,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "send.high_water",
         kind: "size",
         default: "64k",
+        live: true,
         help: "A connection with more than this queued answers FDX_HIGH_WATER; DRAIN follows below \
                send.low_water.",
         set: |settings, value| put(&mut settings.send.high_water_bytes, size(value)),
@@ -370,6 +402,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "send.low_water",
         kind: "size",
         default: "16k",
+        live: true,
         help: "DRAIN comes when no more than this is queued, after FDX_HIGH_WATER or FDX_E_FULL.",
         set: |settings, value| put(&mut settings.send.low_water_bytes, size(value)),
     },
@@ -377,6 +410,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "send.limit",
         kind: "size",
         default: "16m",
+        live: true,
         help: "Most bytes queued for one connection. Over it: FDX_E_FULL, nothing is queued, and send.full \
                decides. A single message over it is FDX_E_TOO_BIG.",
         set: |settings, value| {
@@ -387,6 +421,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "send.full",
         kind: "close | drop",
         default: "close",
+        live: true,
         help: "At send.limit: close the connection at once (FDX_CLOSED_BY_LIMIT), or drop the message and keep \
                it.",
         set: |settings, value| {
@@ -402,6 +437,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "timeout.handshake",
         kind: "time",
         default: "10s",
+        live: true,
         help: "From accepting the TCP connection to its opening, the embedder's decision included. Over it: \
                HTTP status 408.",
         set: |settings, value| put(&mut settings.timeouts.handshake, time(value).and_then(more_than_zero)),
@@ -410,6 +446,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "timeout.idle",
         kind: "time",
         default: "0",
+        live: true,
         help: "Close (1001) when no message came or went for so long; pings do not count. 0: never.",
         set: |settings, value| put(&mut settings.timeouts.idle, time(value).map(not_zero)),
     },
@@ -417,6 +454,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "timeout.close",
         kind: "time",
         default: "5s",
+        live: true,
         help: "From the begin of a close to the end of the TCP connection. Over it: it is cut.",
         set: |settings, value| put(&mut settings.timeouts.close, time(value).and_then(more_than_zero)),
     },
@@ -424,6 +462,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "timeout.write_stall",
         kind: "time",
         default: "30s",
+        live: true,
         help: "A peer with bytes queued that takes less than send.low_water in this time is cut \
                (FDX_CLOSED_BY_TIMEOUT).",
         set: |settings, value| put(&mut settings.timeouts.write_stall, time(value).and_then(more_than_zero)),
@@ -432,6 +471,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "ping.interval",
         kind: "time",
         default: "30s",
+        live: true,
         help: "A Ping of ours goes out so often. 0: never. Hixie has no pings.",
         set: |settings, value| put(&mut settings.timeouts.ping_interval, time(value).map(not_zero)),
     },
@@ -439,6 +479,7 @@ pub static OPTIONS: [OptionSpec; 23] = [
         name: "ping.timeout",
         kind: "time",
         default: "20s",
+        live: true,
         help: "A peer that sends nothing for so long after our Ping is cut (FDX_CLOSED_BY_TIMEOUT). 0: never.",
         set: |settings, value| put(&mut settings.timeouts.ping_timeout, time(value).map(not_zero)),
     },
@@ -471,6 +512,17 @@ mod tests {
         let error = Config::new().set("max.mesage", "1").unwrap_err();
         assert_eq!(error.0, "unknown option \"max.mesage\"; the nearest is \"max.message\"");
         assert!(Config::new().set("timeout_idle", "1").unwrap_err().0.ends_with("\"timeout.idle\""));
+    }
+
+    #[test]
+    fn what_is_fixed_at_the_start_cannot_change_later() {
+        let mut config = Config::new();
+        assert_eq!(config.set_live("max.message", "1k"), Ok(()));
+        assert_eq!(config.settings().message_bytes_max, 1024);
+        for fixed in ["listen", "threads"] {
+            assert_eq!(config.set_live(fixed, ""), Err(LiveError::Fixed));
+        }
+        assert!(matches!(config.set_live("max.mesage", "1k"), Err(LiveError::Config(_))));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One connection as its shard keeps it.
 
 use super::event::ClosedBy;
-use super::limits::Spoken;
+use super::limits::{Entered, Spoken};
 use crate::driver::outbox::Outbox;
 use crate::id::{ConnId, Time};
 use crate::protocol::Protocol;
@@ -26,6 +26,8 @@ pub struct Connection {
     pub pinged_at: Time,
     /// Kept when an option limits how much it may say.
     pub spoken: Option<Box<Spoken>>,
+    /// How the gate has counted it, if it let it in.
+    pub entered: Option<Entered>,
     pub route: u32,
     pub flags: Flags,
 }
@@ -77,8 +79,6 @@ pub struct Flags {
     pub wants_drain: bool,
     /// The reply to this request has no body.
     pub head_only: bool,
-    /// The gate has counted it.
-    pub entered: bool,
     /// A panic of ours hit it once.
     pub faulted: bool,
     /// The table keeps a request or a subprotocol for it.
@@ -112,6 +112,7 @@ impl Connection {
             ping_due: Time::NEVER,
             pinged_at: Time::NEVER,
             spoken: None,
+            entered: None,
             route: 0,
             flags: Flags::default(),
         }

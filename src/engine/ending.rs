@@ -179,10 +179,9 @@ impl Engine {
         connection.id = last.id;
         self.discarded.extend(last.data.release);
         self.entry(slot).set_life(last.id.generation(), Life::None);
-        if last.flags.entered {
-            self.gate.leave(self.entry(slot).peer().ip());
-        } else {
-            self.refused_at_gate -= 1;
+        match last.entered {
+            Some(entered) => self.gate.leave(self.entry(slot).peer().ip(), entered),
+            None => self.refused_at_gate -= 1,
         }
         if last.flags.has_side {
             self.table.forget_side(slot);

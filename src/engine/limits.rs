@@ -13,11 +13,17 @@ use crate::id::Time;
 use crate::protocol::http::Refusal;
 
 /// Counts the connections of a server, and those of each address.
+#[derive(Default)]
 pub struct Gate {
-    limits: Limits,
     connections: AtomicUsize,
     /// Only kept when an option asks for it.
     addresses: Mutex<HashMap<IpAddr, Address>>,
+}
+
+/// How a connection was counted: options may have changed when it leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entered {
+    by_address: bool,
 }
 
 #[derive(Default)]
@@ -27,26 +33,22 @@ struct Address {
 }
 
 impl Gate {
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, connections: AtomicUsize::new(0), addresses: Mutex::default() }
-    }
-
     /// One connection more, or the reason why not. Who got in must [`Gate::leave`].
-    pub fn enter(&self, ip: IpAddr, now: Time) -> Result<(), Refusal> {
-        if self.connections.fetch_add(1, SeqCst) >= self.limits.connections {
+    pub fn enter(&self, ip: IpAddr, limits: &Limits, now: Time) -> Result<Entered, Refusal> {
+        if self.connections.fetch_add(1, SeqCst) >= limits.connections {
             self.connections.fetch_sub(1, SeqCst);
             return Err(Refusal::TooManyConnections);
         }
-        let entered = self.enter_from(ip, now);
+        let entered = self.enter_from(ip, limits, now);
         if entered.is_err() {
             self.connections.fetch_sub(1, SeqCst);
         }
         entered
     }
 
-    fn enter_from(&self, ip: IpAddr, now: Time) -> Result<(), Refusal> {
-        if !self.counts_addresses() {
-            return Ok(());
+    fn enter_from(&self, ip: IpAddr, limits: &Limits, now: Time) -> Result<Entered, Refusal> {
+        if limits.connections_per_ip.is_none() && limits.connection_rate_per_ip.is_none() {
+            return Ok(Entered { by_address: false });
         }
         let mut addresses = self.addresses();
         if addresses.len() == addresses.capacity() {
@@ -54,29 +56,25 @@ impl Gate {
             addresses.retain(|_, address| address.connections > 0 || !address.rate.is_full(now));
         }
         let address = addresses.entry(ip).or_default();
-        if self.limits.connections_per_ip.is_some_and(|most| address.connections >= most) {
+        if limits.connections_per_ip.is_some_and(|most| address.connections >= most) {
             return Err(Refusal::TooManyFromAddress);
         }
-        if let Some(rate) = self.limits.connection_rate_per_ip {
+        if let Some(rate) = limits.connection_rate_per_ip {
             if !address.rate.take(1, rate, now) {
                 return Err(Refusal::TooFast);
             }
         }
         address.connections += 1;
-        Ok(())
+        Ok(Entered { by_address: true })
     }
 
-    pub fn leave(&self, ip: IpAddr) {
+    pub fn leave(&self, ip: IpAddr, entered: Entered) {
         self.connections.fetch_sub(1, SeqCst);
-        if self.counts_addresses() {
+        if entered.by_address {
             if let Some(address) = self.addresses().get_mut(&ip) {
                 address.connections -= 1;
             }
         }
-    }
-
-    fn counts_addresses(&self) -> bool {
-        self.limits.connections_per_ip.is_some() || self.limits.connection_rate_per_ip.is_some()
     }
 
     fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, Address>> {
@@ -92,12 +90,6 @@ pub struct Spoken {
 }
 
 impl Spoken {
-    /// `None` when no option limits what a connection may say: then nothing is kept.
-    pub fn of(limits: &Limits) -> Option<Box<Spoken>> {
-        let is_limited = limits.message_rate.is_some() || limits.byte_rate.is_some();
-        is_limited.then(Box::default)
-    }
-
     /// Was that still within the rates?
     pub fn more(&mut self, messages: u64, bytes: u64, limits: &Limits, now: Time) -> bool {
         let within = |bucket: &mut Bucket, count, rate: Option<Rate>| {
@@ -105,6 +97,13 @@ impl Spoken {
         };
         within(&mut self.messages, messages, limits.message_rate)
             && within(&mut self.bytes, bytes, limits.byte_rate)
+    }
+}
+
+impl Limits {
+    /// Does an option limit what a connection may say? Else nothing is kept for it.
+    pub fn any_speech(&self) -> bool {
+        self.message_rate.is_some() || self.byte_rate.is_some()
     }
 }
 
@@ -159,35 +158,52 @@ mod tests {
 
     #[test]
     fn the_gate_is_full_at_its_limit_and_opens_when_someone_leaves() {
-        let gate = Gate::new(limits(&[("max.connections", "2")]));
+        let limits = limits(&[("max.connections", "2")]);
+        let gate = Gate::default();
         let ip = IpAddr::from([127, 0, 0, 1]);
-        assert_eq!(gate.enter(ip, Time(1)), Ok(()));
-        assert_eq!(gate.enter(ip, Time(1)), Ok(()));
-        assert_eq!(gate.enter(ip, Time(1)), Err(Refusal::TooManyConnections));
-        gate.leave(ip);
-        assert_eq!(gate.enter(ip, Time(1)), Ok(()));
+        let first = gate.enter(ip, &limits, Time(1)).unwrap();
+        assert!(gate.enter(ip, &limits, Time(1)).is_ok());
+        assert_eq!(gate.enter(ip, &limits, Time(1)), Err(Refusal::TooManyConnections));
+        gate.leave(ip, first);
+        assert!(gate.enter(ip, &limits, Time(1)).is_ok());
     }
 
     #[test]
     fn one_address_has_its_own_limit_and_takes_nothing_from_the_others() {
-        let gate = Gate::new(limits(&[("max.connections", "3"), ("max.connections_per_ip", "1")]));
+        let limits = limits(&[("max.connections", "3"), ("max.connections_per_ip", "1")]);
+        let gate = Gate::default();
         let [a, b] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
-        assert_eq!(gate.enter(a, Time(1)), Ok(()));
+        let first = gate.enter(a, &limits, Time(1)).unwrap();
         for _ in 0..10 {
-            assert_eq!(gate.enter(a, Time(1)), Err(Refusal::TooManyFromAddress));
+            assert_eq!(gate.enter(a, &limits, Time(1)), Err(Refusal::TooManyFromAddress));
         }
-        assert_eq!(gate.enter(b, Time(1)), Ok(()));
-        gate.leave(a);
-        assert_eq!(gate.enter(a, Time(1)), Ok(()));
+        assert!(gate.enter(b, &limits, Time(1)).is_ok());
+        gate.leave(a, first);
+        assert!(gate.enter(a, &limits, Time(1)).is_ok());
+    }
+
+    #[test]
+    fn who_came_before_addresses_were_counted_does_not_count_when_it_leaves() {
+        let (off, on) = (limits(&[]), limits(&[("max.connections_per_ip", "1")]));
+        let gate = Gate::default();
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        let before = gate.enter(ip, &off, Time(1)).unwrap();
+        let counted = gate.enter(ip, &on, Time(1)).unwrap();
+        gate.leave(ip, before);
+        assert_eq!(gate.enter(ip, &on, Time(1)), Err(Refusal::TooManyFromAddress));
+        gate.leave(ip, counted);
+        assert!(gate.enter(ip, &on, Time(1)).is_ok());
     }
 
     #[test]
     fn addresses_that_are_gone_are_forgotten() {
-        let gate = Gate::new(limits(&[("rate.connections_per_ip", "1/s")]));
+        let limits = limits(&[("rate.connections_per_ip", "1/s")]);
+        let gate = Gate::default();
         for number in 0..100_000_u32 {
             let now = Time(u64::from(number) * SECOND / 10);
-            gate.enter(IpAddr::from(number.to_be_bytes()), now).unwrap();
-            gate.leave(IpAddr::from(number.to_be_bytes()));
+            let ip = IpAddr::from(number.to_be_bytes());
+            let entered = gate.enter(ip, &limits, now).unwrap();
+            gate.leave(ip, entered);
         }
         assert!(gate.addresses().len() < 100, "{} are kept", gate.addresses().len());
     }
@@ -195,13 +211,13 @@ mod tests {
     #[test]
     fn a_connection_that_says_too_much_is_found_out_by_messages_or_by_bytes() {
         let limits = limits(&[("rate.messages", "10/s burst 15"), ("rate.bytes", "300k/s burst 600k")]);
-        let mut spoken = Spoken::of(&limits).unwrap();
+        let mut spoken = Spoken::default();
         assert!(spoken.more(15, 1000, &limits, Time(SECOND)));
         assert!(!spoken.more(1, 1000, &limits, Time(SECOND)));
-        let mut spoken = Spoken::of(&limits).unwrap();
+        let mut spoken = Spoken::default();
         assert!(spoken.more(0, 600 << 10, &limits, Time(SECOND)));
         assert!(!spoken.more(0, 1, &limits, Time(SECOND)));
         assert!(spoken.more(0, 1 << 10, &limits, Time(2 * SECOND)));
-        assert!(Spoken::of(&Config::new().settings().limits).is_none());
+        assert!(limits.any_speech() && !Config::new().settings().limits.any_speech());
     }
 }

@@ -89,16 +89,53 @@ struct Scratch {
 /// What a thread asks of a connection's shard. Everything that can be checked without the
 /// shard was checked before.
 pub enum Command {
-    Send { conn: ConnId, kind: Kind, payload: Vec<u8> },
-    SendMessage { conn: ConnId, message: Arc<Message> },
-    Close { conn: ConnId, frame: Box<CloseFrame> },
-    Abort { conn: ConnId, by: ClosedBy },
-    Ping { conn: ConnId, payload: Box<Control> },
-    SetPaused { conn: ConnId, paused: bool },
-    SetData { conn: ConnId, data: UserData },
-    Accept { conn: ConnId, protocol: Option<String>, headers: String },
-    Answer { conn: ConnId, status: u16, headers: String, body: Vec<u8> },
-    Stop { frame: Box<CloseFrame>, spread: Duration, deadline: Duration },
+    Send {
+        conn: ConnId,
+        kind: Kind,
+        payload: Vec<u8>,
+    },
+    SendMessage {
+        conn: ConnId,
+        message: Arc<Message>,
+    },
+    Close {
+        conn: ConnId,
+        frame: Box<CloseFrame>,
+    },
+    Abort {
+        conn: ConnId,
+        by: ClosedBy,
+    },
+    Ping {
+        conn: ConnId,
+        payload: Box<Control>,
+    },
+    SetPaused {
+        conn: ConnId,
+        paused: bool,
+    },
+    SetData {
+        conn: ConnId,
+        data: UserData,
+    },
+    Accept {
+        conn: ConnId,
+        protocol: Option<String>,
+        headers: String,
+    },
+    Answer {
+        conn: ConnId,
+        status: u16,
+        headers: String,
+        body: Vec<u8>,
+    },
+    Stop {
+        frame: Box<CloseFrame>,
+        spread: Duration,
+        deadline: Duration,
+    },
+    /// Options have changed.
+    Apply(Arc<Settings>),
     Tell(Event),
 }
 
@@ -354,6 +391,7 @@ impl Engine {
                 }
             }
             Command::Stop { frame, spread, deadline } => self.stop(*frame, spread, deadline),
+            Command::Apply(settings) => self.apply(settings),
             Command::Tell(event) => self.events.push_back(event),
         }
     }

@@ -8,7 +8,6 @@ use log::info;
 use super::Engine;
 use super::connection::{Connection, Flags, Stage};
 use super::event::{Body, Event, EventKind};
-use super::limits::Spoken;
 use super::table::{CHUNK_SLOTS, Life, PendingRequest};
 use crate::driver::Accepted;
 use crate::id::{ConnId, Generation, SLOTS_MAX, Slot, Time};
@@ -22,7 +21,7 @@ impl Engine {
         if self.stopping.is_some() || is_full {
             return None;
         }
-        let entered = self.gate.enter(accepted.peer.ip().to_canonical(), self.now);
+        let entered = self.gate.enter(accepted.peer.ip().to_canonical(), &self.settings.limits, self.now);
         if entered.is_err() {
             self.table.counters.rate_limited.add(1);
             // A refusal has its price, too: a storm of refused ones is only cut.
@@ -43,8 +42,8 @@ impl Engine {
             stage: Stage::Handshake,
             deadline,
             heard_at: self.now,
-            spoken: Spoken::of(&self.settings.limits),
-            flags: Flags { reading: true, entered: entered.is_ok(), ..Flags::default() },
+            entered: entered.ok(),
+            flags: Flags { reading: true, ..Flags::default() },
             ..Connection::vacant()
         };
         self.entry(slot).reset(generation, accepted.peer, accepted.local);

@@ -101,8 +101,11 @@ impl Engine {
     /// What came was heard; but who says too much too fast is closed.
     #[inline]
     fn check_rates(&mut self, slot: Slot, messages: u64, bytes: usize) {
+        if !self.settings.limits.any_speech() {
+            return;
+        }
         let connection = &mut self.connections[slot as usize];
-        let Some(spoken) = &mut connection.spoken else { return };
+        let spoken = connection.spoken.get_or_insert_default();
         let is_within = spoken.more(messages, bytes as u64, &self.settings.limits, self.now);
         if !is_within && connection.stage == Stage::Open && !connection.flags.close_queued {
             self.table.counters.rate_limited.add(1);

@@ -1,10 +1,13 @@
 //! The clocks of a connection, looked at when its entry in the wheel comes due.
 
+use std::sync::Arc;
+
 use log::info;
 
 use super::Engine;
 use super::connection::Stage;
 use super::event::ClosedBy;
+use crate::config::Settings;
 use crate::id::{Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::frame::Opcode;
@@ -75,6 +78,27 @@ impl Engine {
         self.rearm(slot);
     }
 
+    /// Options have changed while the server runs: every clock is looked at anew.
+    pub(super) fn apply(&mut self, settings: Arc<Settings>) {
+        let interval = settings.timeouts.ping_interval;
+        let is_new_interval = interval != self.settings.timeouts.ping_interval;
+        self.settings = settings;
+        for slot in 0..self.connections.len() as Slot {
+            let connection = &mut self.connections[slot as usize];
+            let pings = connection.protocol.dialect().is_some_and(|dialect| dialect.awaits_close());
+            if is_new_interval && pings {
+                // Not all of them at once.
+                let share = slot % PING_SHARES + 1;
+                connection.ping_due =
+                    interval.map_or(Time::NEVER, |every| self.now.after(every * share / PING_SHARES));
+            }
+            match connection.stage {
+                Stage::Vacant | Stage::Gone { .. } | Stage::Ended => {}
+                _ => self.rearm(slot),
+            }
+        }
+    }
+
     /// Enters the connection for the next time that one of its clocks can matter.
     pub(super) fn rearm(&mut self, slot: Slot) {
         let timeouts = &self.settings.timeouts;
@@ -100,3 +124,6 @@ impl Engine {
         self.timers.set(slot, due);
     }
 }
+
+/// Pings that begin together are spread over one interval.
+const PING_SHARES: u32 = 64;

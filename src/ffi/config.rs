@@ -140,10 +140,14 @@ pub unsafe extern "C" fn fdx_config_load(
     })
 }
 
+/// `fdx_server_set` can change this option while the server runs.
+pub const FDX_OPTION_LIVE: u32 = 0x1;
+
 /// One row of the option table.
 #[repr(C)]
 pub struct fdx_option_info {
     pub struct_size: u32,
+    /// `FDX_OPTION_*`
     pub flags: u32,
     pub name: *const c_char,
     pub r#type: *const c_char,
@@ -168,7 +172,7 @@ static TABLE: Lazy<Table> = Lazy::new(|| {
     let keep = |text: &str| CString::new(text).expect("the table has no NUL").into_raw().cast_const();
     let row = |option: &crate::config::OptionSpec| fdx_option_info {
         struct_size: size_of::<fdx_option_info>() as u32,
-        flags: 0,
+        flags: if option.live { FDX_OPTION_LIVE } else { 0 },
         name: keep(option.name),
         r#type: keep(option.kind),
         default_value: keep(option.default),

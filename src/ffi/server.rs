@@ -11,7 +11,8 @@ use super::config::{RouteHandlers, fdx_config};
 use super::error::{Failure, fdx_error};
 use super::event::Deliverer;
 use super::status::*;
-use super::{done, guard, guard_or, handle, misused, text};
+use super::{c_text, done, guard, guard_or, handle, misused, text};
+use crate::config::LiveError;
 use crate::protocol::close::{CloseCode, CloseFrame, REASON_BYTES_MAX};
 use crate::server::{Server, Waited};
 
@@ -180,6 +181,39 @@ pub unsafe extern "C" fn fdx_server_wait(server: *mut fdx_server, timeout_ms: i3
             Waited::Deadlock => Err(FDX_E_DEADLOCK),
             Waited::NotStarted => Err(FDX_E_STATE),
         }
+    })
+}
+
+/// Changes an option of a server, also while it runs. [any] Those that can change have
+/// `FDX_OPTION_LIVE` in their row of the option table. Connections that are open follow within a
+/// turn; what is counted per address or time counts from then on.
+///
+/// `FDX_OK`; `FDX_E_CONFIG` for an unknown key (the message names the nearest) or a bad value;
+/// `FDX_E_STATE` for one that is fixed when a server is made; `FDX_E_INVALID_ARG` for NULL;
+/// `FDX_E_UTF8`.
+///
+/// # Safety
+/// `server` is live; `key` and `value` end with NUL; `error` is null or has its `struct_size`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_server_set(
+    server: *mut fdx_server,
+    key: *const c_char,
+    value: *const c_char,
+    error: *mut fdx_error,
+) -> fdx_status {
+    guard(|| {
+        let set = || -> Result<(), Failure> {
+            // SAFETY: promised by the caller.
+            let (handle, key, value) = unsafe { (handle(server)?, c_text(key)?, c_text(value)?) };
+            handle.server.set(key, value).map_err(|error| match error {
+                LiveError::Config(error) => error.into(),
+                LiveError::Fixed => {
+                    Failure::new(FDX_E_STATE, format!("{key} is fixed when the server is made"))
+                }
+            })
+        };
+        // SAFETY: promised by the caller.
+        set().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
     })
 }
 

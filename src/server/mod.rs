@@ -9,12 +9,12 @@ pub mod shard;
 use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
-use crate::config::{Config, Settings, WhenFull};
+use crate::config::{Config, LiveError, Settings, WhenFull};
 use crate::driver::Driver;
 use crate::driver::listen;
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
@@ -34,7 +34,9 @@ use shard::Shard;
 
 /// A server. All methods may be called from any thread.
 pub struct Server {
-    settings: Arc<Settings>,
+    /// As set by the embedder, and what came of it. Changed together, under the first's lock.
+    config: Mutex<Config>,
+    settings: RwLock<Arc<Settings>>,
     routes: Arc<Routes>,
     tables: Vec<Arc<Table>>,
     mailboxes: OnceLock<Vec<Arc<Mailbox<MioSocket>>>>,
@@ -105,7 +107,8 @@ impl Server {
             threads => threads,
         };
         Self {
-            settings: Arc::new(settings),
+            config: Mutex::new(config.clone()),
+            settings: RwLock::new(Arc::new(settings)),
             routes: Arc::new(routes),
             tables: (0..shards.min(crate::id::SHARDS_MAX)).map(|_| Arc::default()).collect(),
             mailboxes: OnceLock::new(),
@@ -153,13 +156,14 @@ impl Server {
     }
 
     fn make_shards<H: Handler>(&self, handler: impl Fn() -> H) -> Result<Made<H>, StartError> {
-        if self.settings.listen.is_empty() {
+        let settings = self.settings();
+        if settings.listen.is_empty() {
             return Err(StartError::Config("no address to listen at: set the option \"listen\"".to_string()));
         }
         let shards = self.tables.len();
         let mut listeners: Vec<Vec<std::net::TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         let mut ports = Vec::new();
-        for listen in &self.settings.listen {
+        for listen in &settings.listen {
             let failed = |error| StartError::Listen { address: listen.text.clone(), error };
             let sockets = listen::bind(listen, shards).map_err(failed)?;
             ports.push(sockets[0].local_addr().map_err(failed)?.port());
@@ -173,13 +177,13 @@ impl Server {
             .collect::<io::Result<_>>()
             .map_err(StartError::Thread)?;
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
-        let gate = Arc::new(Gate::new(self.settings.limits.clone()));
+        let gate = Arc::new(Gate::default());
         let made = drivers.into_iter().zip(&mailboxes).zip(&self.tables).enumerate();
         let mut shards: Vec<_> = made
             .map(|(index, ((driver, mailbox), table))| {
                 let parts = Parts {
                     shard: index as u8,
-                    settings: self.settings.clone(),
+                    settings: settings.clone(),
                     routes: self.routes.clone(),
                     table: table.clone(),
                     gate: gate.clone(),
@@ -259,10 +263,27 @@ impl Server {
         Waited::Stopped
     }
 
+    /// Changes an option of a server that may run already.
+    pub fn set(&self, key: &str, value: &str) -> Result<(), LiveError> {
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.set_live(key, value)?;
+        let settings = Arc::new(config.settings().clone());
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings.clone();
+        // Still under the lock: two changes must reach every shard in the same order.
+        for mailbox in self.mailboxes.get().into_iter().flatten() {
+            let _ = mailbox.post(Command::Apply(settings.clone()));
+        }
+        Ok(())
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// As [`Server::stop`], for a server that nobody holds any more: with a proper good-bye.
     pub fn stop_in_background(&self) {
         let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");
-        let _ = self.stop(frame, Duration::ZERO, self.settings.timeouts.close);
+        let _ = self.stop(frame, Duration::ZERO, self.settings().timeouts.close);
     }
 
     /// The port of a configured listener, in the order they were set.
@@ -309,7 +330,8 @@ impl Server {
         if kind == Kind::Binary && entry.dialect().wire_form() == WireForm::Hixie {
             return Err(Misuse::Unsupported);
         }
-        let limits = &self.settings.send;
+        let settings = self.settings();
+        let limits = &settings.send;
         if len > limits.limit_bytes {
             return Err(Misuse::TooBig);
         }
@@ -381,7 +403,7 @@ impl Server {
             return Err(Misuse::Unsupported);
         }
         // Pings from other threads count, as everything that waits for a peer does.
-        if entry.get().queued_bytes() as usize > self.settings.send.limit_bytes {
+        if entry.get().queued_bytes() as usize > self.settings().send.limit_bytes {
             return Err(Misuse::Full);
         }
         self.post(turn, conn, Command::Ping { conn, payload: Box::new(payload) })

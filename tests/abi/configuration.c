@@ -302,6 +302,52 @@ static void a_server_keeps_its_own_copy_of_the_configuration(void)
     fdx_server_unref(second);
 }
 
+static void echo(host *h, const fdx_event *event)
+{
+    if (event->type == FDX_EV_MESSAGE)
+        fdx_send(h->server, event->conn, FDX_TEXT, event->data, event->len, 0);
+}
+
+static void options_change_while_the_server_runs_for_those_who_are_there_and_those_who_come(void)
+{
+    host *h = host_start("threads = 2\n", ON_USUAL, echo, NULL);
+    fdx_error error = new_error();
+    client old[4], c;
+    int i;
+
+    for (i = 0; i < 4; i++) {
+        old[i] = client_open(h->port);
+        client_say(&old[i], "12345678901");
+        CHECK(client_read(&old[i]) == OP_TEXT);
+    }
+    CHECK_STATUS(FDX_OK, fdx_server_set(h->server, "max.message", "10", &error));
+    CHECK_STATUS(FDX_OK, fdx_server_set(h->server, "ping.interval", "100ms", &error));
+    for (i = 0; i < 4; i++) {
+        CHECK(client_read(&old[i]) == OP_PING);   /* so the change has come everywhere */
+        client_say(&old[i], "12345678901");
+        while (client_read(&old[i]) == OP_PING)
+            continue;
+        CHECK(old[i].opcode == OP_CLOSE && client_close_code(&old[i]) == 1009);
+        client_drop(&old[i]);
+    }
+    CHECK_STATUS(FDX_OK, fdx_server_set(h->server, "ping.interval", "0", &error));
+    CHECK_STATUS(FDX_OK, fdx_server_set(h->server, "max.message", "1m", &error));
+    c = client_open(h->port);
+    client_say(&c, "12345678901");
+    CHECK(client_read(&c) == OP_TEXT);
+    client_leave(&c);
+
+    CHECK_STATUS(FDX_E_STATE, fdx_server_set(h->server, "threads", "1", &error));
+    CHECK(strstr(error.message, "threads") != NULL);
+    CHECK_STATUS(FDX_E_STATE, fdx_server_set(h->server, "listen", ":0", &error));
+    CHECK_STATUS(FDX_E_CONFIG, fdx_server_set(h->server, "max.mesage", "1", &error));
+    CHECK(strstr(error.message, "max.message") != NULL);
+    CHECK_STATUS(FDX_E_CONFIG, fdx_server_set(h->server, "max.message", "lots", &error));
+    CHECK_STATUS(FDX_E_INVALID_ARG, fdx_server_set(h->server, NULL, "1", &error));
+    CHECK_STATUS(FDX_E_INVALID_ARG, fdx_server_set(h->server, "max.message", NULL, &error));
+    host_end(h);
+}
+
 static void without_a_route_or_an_address_the_error_says_what_to_do(void)
 {
     fdx_config *config = fdx_config_new();
@@ -368,6 +414,7 @@ int main(void)
     PROVE(an_error_in_a_text_names_its_line);
     PROVE(several_listeners_have_their_ports_in_the_order_they_were_given);
     PROVE(a_server_keeps_its_own_copy_of_the_configuration);
+    PROVE(options_change_while_the_server_runs_for_those_who_are_there_and_those_who_come);
     PROVE(without_a_route_or_an_address_the_error_says_what_to_do);
     PROVE(a_pattern_that_is_none_is_refused);
     PROVE(a_pattern_that_is_taken_is_refused_and_leaves_nothing_behind);

@@ -18,7 +18,7 @@ use fullduplex::driver::Driver;
 use fullduplex::engine::connection::{Release, UserData};
 use fullduplex::engine::event::{ClosedBy, EventKind};
 use fullduplex::engine::routes::{Route, Routes, Wants};
-use fullduplex::engine::table::Table;
+use fullduplex::engine::table::{Table, charge};
 use fullduplex::engine::turn::{EventView, Handler, Turn};
 use fullduplex::engine::{Command, Engine, Parts};
 use fullduplex::id::ConnId;
@@ -157,7 +157,7 @@ impl Setup {
                 settings: settings.clone(),
                 routes: routes.clone(),
                 table: table.clone(),
-                gate: std::sync::Arc::new(fullduplex::engine::limits::Gate::new(settings.limits.clone())),
+                gate: std::sync::Arc::new(fullduplex::engine::limits::Gate::default()),
                 generation_seed: 1,
             };
             let engine = Engine::new(parts, driver.now());
@@ -286,16 +286,16 @@ impl<W: World> Scene<W> {
             | Command::SetData { conn, .. }
             | Command::Accept { conn, .. }
             | Command::Answer { conn, .. } => *conn,
-            Command::Stop { .. } | Command::Tell(_) => ConnId::NONE,
+            Command::Stop { .. } | Command::Apply(_) | Command::Tell(_) => ConnId::NONE,
         };
         let len = match &command {
-            Command::Send { payload, .. } => payload.len(),
-            Command::SendMessage { message, .. } => message.payload.len(),
-            _ => 0,
+            Command::Send { payload, .. } => Some(payload.len()),
+            Command::SendMessage { message, .. } => Some(message.payload.len()),
+            _ => None,
         };
-        if let Some(entry) = self.tables[conn.shard()].entry(conn.slot()) {
+        if let (Some(len), Some(entry)) = (len, self.tables[conn.shard()].entry(conn.slot())) {
             // As `Server::send` does.
-            entry.get().add_to_mailbox(conn, len as u64);
+            entry.get().add_to_mailbox(conn, charge(len));
         }
         assert!(self.mailboxes[conn.shard()].post(command).is_ok(), "the shard is there");
     }

@@ -37,25 +37,21 @@ fn ten_thousand_conversations_with_faults_keep_every_promise() {
     let first: u64 = number("SEED_BASE").unwrap_or(0);
     let count = number("SEEDS").unwrap_or(10_000);
     let threads = thread::available_parallelism().map_or(1, |cores| cores.get()) as u64;
-    let runs: Vec<_> = (0..threads)
-        .map(|thread| {
-            let run = move || {
-                let mut census = Census::default();
-                for seed in (first + thread..first + count).step_by(threads as usize) {
-                    census.add(&held(seed, Watch::No).0?);
-                }
-                Ok::<Census, String>(census)
-            };
-            thread::Builder::new().spawn(run).expect("a thread can be had")
-        })
-        .collect();
-    let mut all = Census::default();
-    for run in runs {
-        match run.join().expect("what fails is caught") {
-            Ok(census) => all.add(&census),
-            Err(why) => panic!("{why}"),
+    let census_of = |thread: u64| {
+        let mut census = Census::default();
+        for seed in (first + thread..first + count).step_by(threads as usize) {
+            census.add(&held(seed, Watch::No).0?);
         }
-    }
+        Ok(census)
+    };
+    let mut all = Census::default();
+    thread::scope(|scope| {
+        let runs: Vec<_> = (0..threads).map(|thread| scope.spawn(move || census_of(thread))).collect();
+        for run in runs {
+            let census: Result<Census, String> = run.join().expect("what fails is caught");
+            all.add(&census.unwrap_or_else(|why| panic!("{why}")));
+        }
+    });
     println!("{all:#?}");
     // A simulation in which little happens proves little.
     let enough = count / 20;
@@ -190,7 +186,7 @@ impl Conversation {
             settings: settings.clone(),
             routes: Arc::new(routes),
             table: table.clone(),
-            gate: std::sync::Arc::new(fullduplex::engine::limits::Gate::new(settings.limits.clone())),
+            gate: std::sync::Arc::new(fullduplex::engine::limits::Gate::default()),
             generation_seed: dice.roll() as u32,
         };
         let engine = Engine::new(parts, driver.now());

@@ -85,6 +85,9 @@ def option_table_place():
     return begin, re.search(END, text).start()
 
 
+OPTION_LIVE = 1
+
+
 class Option(ctypes.Structure):
     _fields_ = [("struct_size", ctypes.c_uint32), ("flags", ctypes.c_uint32), ("name", ctypes.c_char_p),
                 ("type", ctypes.c_char_p), ("default", ctypes.c_char_p), ("help", ctypes.c_char_p)]
@@ -94,12 +97,13 @@ def option_table():
     library = ctypes.CDLL(str(TARGET / "release" / "libfullduplex.so"))
     library.fdx_option.restype = ctypes.POINTER(Option)
     library.fdx_option.argtypes = [ctypes.c_size_t]
-    lines = ["", "| option | type | default | what it does |", "| --- | --- | --- | --- |"]
+    lines = ["", "| option | type | default | live | what it does |", "| --- | --- | --- | --- | --- |"]
     index = 0
     while option := library.fdx_option(index):
         name, kind, default, text = (
             getattr(option.contents, field).decode().replace("|", "\\|")
             for field in ("name", "type", "default", "help"))
-        lines.append(f"| `{name}` | {kind} | {f'`{default}`' if default else ''} | {text} |")
+        live = "yes" if option.contents.flags & OPTION_LIVE else ""
+        lines.append(f"| `{name}` | {kind} | {f'`{default}`' if default else ''} | {live} | {text} |")
         index += 1
     return "\n".join(lines) + "\n"

@@ -114,9 +114,10 @@ on_every_driver! {
             scene.hears(client, &[said("one"), Heard::Pong(b"p".to_vec()), said("two")]);
             scene.settles();
             let heard = scene.heard(client);
-            assert!(matches!(&heard[..], [Heard::Close(found, _), Heard::Fin] if *found == code), "{heard:?}");
-            let texts = ["one", "two"].map(|text| Told::Text(text.to_string()));
-            scene.is_told(client, &[texts[0].clone(), Told::Ping(b"p".to_vec()), texts[1].clone()]);
+            let [Heard::Close(found, _), Heard::Fin] = &heard[..] else { panic!("{heard:?} is no close") };
+            assert_eq!(*found, code);
+            let [one, two] = ["one", "two"].map(|text| Told::Text(text.to_string()));
+            scene.is_told(client, &[one, Told::Ping(b"p".to_vec()), two]);
             scene.is_told(client, &[Told::Closed(code, by)]);
             scene.finishes(client);
         }

@@ -83,7 +83,9 @@ on_every_driver! {
             scene.hears(client, &[said("hello")]);
         }
         scene.stop(seconds(0), seconds(0));
-        scene.until("both have finished", |scene| scene.shards.iter().all(|shard| shard.engine().is_finished()));
+        scene.until("both have finished", |scene| {
+            scene.shards.iter().all(|shard| shard.engine().is_finished())
+        });
         scene.empties();
     }
 
@@ -91,7 +93,9 @@ on_every_driver! {
         let mut scene = Setup::new(&[]).shards(2).scene::<W>();
         let clients = [(); 4].map(|()| scene.connect(Dialect::Rfc6455));
         scene.stop(seconds(0), seconds(0));
-        scene.until("both have finished", |scene| scene.shards.iter().all(|shard| shard.engine().is_finished()));
+        scene.until("both have finished", |scene| {
+            scene.shards.iter().all(|shard| shard.engine().is_finished())
+        });
         for client in clients {
             scene.loses(client);
         }

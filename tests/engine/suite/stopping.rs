@@ -30,7 +30,8 @@ on_every_driver! {
 
     fn without_a_deadline_the_good_bye_still_goes_out<W: World>() {
         let mut scene = Scene::<W>::new(&[]);
-        let clients = [Dialect::Rfc6455, Dialect::Hixie76, Dialect::Hixie75].map(|dialect| (dialect, scene.open(dialect)));
+        let dialects = [Dialect::Rfc6455, Dialect::Hixie76, Dialect::Hixie75];
+        let clients = dialects.map(|dialect| (dialect, scene.open(dialect)));
         scene.stop(seconds(0), seconds(0));
         for (dialect, client) in clients {
             match dialect {
