@@ -837,6 +837,15 @@ fdx_status fdx_conns(fdx_server *server,
 // `server` is live; `stats` has its `struct_size` set.
 fdx_status fdx_get_stats(fdx_server *server, fdx_stats *stats);
 
+// The sums of a server as OpenMetrics text, what `http.metrics` serves. [any] At most `cap` bytes
+// with the NUL go to `buf`; `*needed` is set always.
+//
+// `FDX_OK`; `FDX_E_BUFFER`; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live; `buf` has room for `cap`; `needed` is null or writable.
+fdx_status fdx_metrics_text(fdx_server *server, char *buf, size_t cap, size_t *needed);
+
 // Sets where the library logs to, for all servers of the process, up to `max_level` (0 off, 1
 // error … 5 trace). [any] NULL switches it off. `drop` is called with `user_data` when the last
 // line was given to it: at once, or when a thread that is inside `log` returns from it.

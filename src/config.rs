@@ -13,7 +13,7 @@ use crate::id::SHARDS_MAX;
 use crate::protocol::handshake::{Origins, Rules};
 use crate::protocol::{Dialect, Versions};
 pub use value::{ListenAddress, Rate};
-use value::{at_least, list, more_than_zero, not_zero, rate, size, time};
+use value::{at_least, list, more_than_zero, not_zero, path, rate, size, time};
 
 /// What the embedder has set, as text and as values.
 #[derive(Clone, Debug)]
@@ -33,6 +33,7 @@ pub struct Settings {
     pub limits: Limits,
     pub send: SendLimits,
     pub timeouts: Timeouts,
+    pub http: HttpPages,
 }
 
 /// How many, and how fast. `None`: no limit.
@@ -59,6 +60,13 @@ pub struct SendLimits {
 pub enum WhenFull {
     Close,
     Drop,
+}
+
+/// Paths of the pages that the server answers itself; empty: none.
+#[derive(Clone, Default, Debug)]
+pub struct HttpPages {
+    pub health: String,
+    pub metrics: String,
 }
 
 #[derive(Clone, Debug)]
@@ -137,6 +145,7 @@ impl Config {
                 ping_interval: None,
                 ping_timeout: None,
             },
+            http: HttpPages::default(),
         };
         for option in &OPTIONS {
             (option.set)(&mut settings, option.default).expect("a default is a good value, as a test shows");
@@ -216,7 +225,7 @@ fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
 }
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 23] = [
+pub static OPTIONS: [OptionSpec; 25] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -482,6 +491,22 @@ pub static OPTIONS: [OptionSpec; 23] = [
         live: true,
         help: "A peer that sends nothing for so long after our Ping is cut (FDX_CLOSED_BY_TIMEOUT). 0: never.",
         set: |settings, value| put(&mut settings.timeouts.ping_timeout, time(value).map(not_zero)),
+    },
+    OptionSpec {
+        name: "http.health",
+        kind: "path",
+        default: "",
+        live: true,
+        help: "Answer GET on this path, like /healthz, with 200 while the server serves. Empty: nowhere.",
+        set: |settings, value| put(&mut settings.http.health, path(value)),
+    },
+    OptionSpec {
+        name: "http.metrics",
+        kind: "path",
+        default: "",
+        live: true,
+        help: "Answer GET on this path, like /metrics, with the server's sums as OpenMetrics text. Empty: nowhere.",
+        set: |settings, value| put(&mut settings.http.metrics, path(value)),
     },
 ];
 

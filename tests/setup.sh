@@ -4,7 +4,7 @@
 # System packages come from apt, and only those that are missing (as root, or by sudo).
 # Everything else lands in target/test-env and nowhere else:
 #
-#   py3    pytest, websockets, and playwright, which drives the system's Chromium
+#   py3    pytest, websockets, a reader of OpenMetrics, and playwright, which drives the system's Chromium
 #   py27   Python 2.7 with the Autobahn test suite and a WebSocket client of 2011
 #   node   npm's ws, as of 2015 (it still speaks version 8) and as of today
 #
@@ -66,6 +66,7 @@ packaging==26.3
 pluggy==1.7.0
 Pygments==2.21.0
 websockets==17.4
+prometheus_client==0.26.0
 playwright==1.65.2
 greenlet==3.5.6
 pyee==13.0.1

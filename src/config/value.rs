@@ -34,6 +34,16 @@ pub(super) fn list(value: &str) -> Vec<String> {
     value.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
 }
 
+/// A path of a URL, or nothing.
+pub(super) fn path(value: &str) -> Result<String, String> {
+    let is_path = value.starts_with('/') && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?');
+    if value.is_empty() || is_path {
+        Ok(value.to_string())
+    } else {
+        Err("expected a path like /healthz".to_string())
+    }
+}
+
 /// `65536`, `64k`, `16m`, `1g`.
 pub(super) fn size(value: &str) -> Result<usize, String> {
     let wrong = || "expected a size like 65536, 64k, 16m or 1g".to_string();

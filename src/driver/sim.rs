@@ -73,6 +73,12 @@ pub struct SimClient {
 /// Chance from a seed (SplitMix64).
 pub struct Dice(u64);
 
+/// Where a kernel's client comes from, counted from 0. Some share an address.
+pub fn address_of(client: u32) -> SocketAddr {
+    let [.., high, low] = (client / CLIENTS_PER_ADDRESS).to_be_bytes();
+    SocketAddr::from(([198, 18, high, low], client as u16))
+}
+
 impl Kernel {
     pub fn new(seed: u64, faults: Faults) -> Self {
         Self(Arc::new(Mutex::new(State {
@@ -497,10 +503,9 @@ impl SimDriver {
         for _ in 0..count.min(ACCEPTS_MAX) {
             let Some(connection) = state.listeners[self.number].backlog.pop_front() else { break };
             state.connections[connection].server = Server::Accepted;
-            let (high, low) = ((connection >> 8) as u8, connection as u8);
             batch.accepted.push(Accepted {
                 socket: SimSocket { kernel: self.kernel.clone(), connection, is_adopted: false },
-                peer: SocketAddr::from(([198, 18, high, low], 40_000)),
+                peer: address_of(connection as u32),
                 local: SocketAddr::from(([203, 0, 113, 1], 80)),
             });
         }
@@ -748,6 +753,7 @@ impl Pipe {
 }
 
 const BUFFER_BYTES: usize = 256 * 1024;
+const CLIENTS_PER_ADDRESS: u32 = 4;
 const NAP_MAX: Duration = Duration::from_millis(1);
 /// What a wait takes that finds something.
 const STEP_US_MAX: usize = 20;

@@ -8,7 +8,7 @@ pub mod connection;
 mod ending;
 pub mod event;
 pub mod limits;
-mod opening;
+pub mod opening;
 mod receiving;
 pub mod routes;
 pub mod table;
@@ -33,6 +33,7 @@ use connection::{Connection, Release, Stage, UserData};
 use ending::{Ending, Stopping};
 use event::{Body, ClosedBy, Event, EventKind};
 use limits::Gate;
+use opening::Pages;
 use receiving::{Aside, Source};
 use routes::Routes;
 use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
@@ -46,6 +47,7 @@ pub struct Engine {
     routes: Arc<Routes>,
     table: Arc<Table>,
     gate: Arc<Gate>,
+    pages: Arc<dyn Pages>,
     /// The shard's own way to the table, without its lock.
     entries: Vec<Arc<Chunk>>,
     connections: Vec<Connection>,
@@ -147,6 +149,7 @@ pub struct Parts {
     pub table: Arc<Table>,
     /// The same for all shards of a server.
     pub gate: Arc<Gate>,
+    pub pages: Arc<dyn Pages>,
     /// Different for each server of a process.
     pub generation_seed: u32,
 }
@@ -159,6 +162,7 @@ impl Engine {
             routes: parts.routes,
             table: parts.table,
             gate: parts.gate,
+            pages: parts.pages,
             entries: Vec::new(),
             connections: Vec::new(),
             free: VecDeque::new(),
@@ -232,13 +236,20 @@ impl Engine {
                     self.filled(slot, buffer, len);
                 }
                 Completion::Sendable { slot } => {
+                    self.current = Some(slot);
                     if let Some(outbox) = &mut self.connections[slot as usize].outbox {
                         outbox.is_blocked = false;
                     }
                     self.mark_dirty(slot);
                 }
-                Completion::Finished { slot } => self.peer_finished(slot),
-                Completion::Failed { slot, error } => self.broken(slot, error),
+                Completion::Finished { slot } => {
+                    self.current = Some(slot);
+                    self.peer_finished(slot);
+                }
+                Completion::Failed { slot, error } => {
+                    self.current = Some(slot);
+                    self.broken(slot, error);
+                }
             }
         }
         self.current = None;

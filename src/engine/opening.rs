@@ -9,10 +9,22 @@ use super::Engine;
 use super::connection::{Connection, Flags, Stage};
 use super::event::{Body, Event, EventKind};
 use super::table::{CHUNK_SLOTS, Life, PendingRequest};
+use crate::config::HttpPages;
 use crate::driver::Accepted;
 use crate::id::{ConnId, Generation, SLOTS_MAX, Slot, Time};
 use crate::protocol::handshake::{self, Offer};
-use crate::protocol::http::{Refusal, Request};
+use crate::protocol::http::{self, Refusal, Request};
+
+/// Pages that the server answers itself, before any route.
+pub trait Pages: Send + Sync {
+    fn page(&self, path: &str, options: &HttpPages) -> Option<Page>;
+}
+
+/// One such page.
+pub struct Page {
+    pub content_type: &'static str,
+    pub body: String,
+}
 
 impl Engine {
     /// Gives a new connection a slot, if one is to be had.
@@ -76,6 +88,15 @@ impl Engine {
         if self.stopping.is_some() {
             return self.refuse(slot, Refusal::Stopping);
         }
+        let is_head = request.method() == b"HEAD";
+        let is_plain = offer == Err(Refusal::NotUpgrade) && (request.method() == b"GET" || is_head);
+        if is_plain {
+            if let Some(page) = self.pages.page(request.path(), &self.settings.http) {
+                let headers = format!("Content-Type: {}\r\nCache-Control: no-store\r\n", page.content_type);
+                let response = http::response(200, &headers, "close", page.body.as_bytes(), !is_head);
+                return self.answer(slot, &response);
+            }
+        }
         let found = match &offer {
             Ok(_) => self.routes.find_socket(request.path()),
             Err(Refusal::NotUpgrade) => self.routes.find_http(request.path()),
@@ -91,8 +112,7 @@ impl Engine {
                 return self.refuse(slot, *refusal);
             }
         };
-        let is_head = request.method() == b"HEAD";
-        if offer.is_err() && request.method() != b"GET" && !is_head {
+        if offer.is_err() && !is_plain {
             return self.refuse(slot, Refusal::NotGet);
         }
         self.table.set_request(slot, PendingRequest { request, parameters });

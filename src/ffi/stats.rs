@@ -1,11 +1,13 @@
 //! Sums over the life of a server.
 
+use std::ffi::c_char;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::server::fdx_server;
 use super::status::*;
-use super::{guard, handle, struct_out};
+use super::{guard, handle, string_out, struct_out};
 use crate::engine::table::{Count, Counters};
+use crate::server::pages::metrics_text;
 
 /// Counted since the start. Set `struct_size` to `sizeof(fdx_stats)`. Fields of features that are
 /// not in this build are 0.
@@ -91,5 +93,27 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
         };
         // SAFETY: promised by the caller; the fields leave no padding.
         unsafe { struct_out(value, stats) }
+    })
+}
+
+/// The sums of a server as OpenMetrics text, what `http.metrics` serves. [any] At most `cap` bytes
+/// with the NUL go to `buf`; `*needed` is set always.
+///
+/// `FDX_OK`; `FDX_E_BUFFER`; `FDX_E_INVALID_ARG`.
+///
+/// # Safety
+/// `server` is live; `buf` has room for `cap`; `needed` is null or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_metrics_text(
+    server: *mut fdx_server,
+    buf: *mut c_char,
+    cap: usize,
+    needed: *mut usize,
+) -> fdx_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let handle = unsafe { handle(server) }?;
+        // SAFETY: promised by the caller.
+        unsafe { string_out(metrics_text(handle.server.tables()).as_bytes(), buf, cap, needed) }
     })
 }

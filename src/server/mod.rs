@@ -4,6 +4,7 @@
 //! shard's mailbox; from inside a callback on the same shard it goes to the turn directly.
 
 pub mod mailbox;
+pub mod pages;
 pub mod shard;
 
 use std::cell::Cell;
@@ -30,6 +31,7 @@ use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::handshake;
 use crate::protocol::{Control, Kind, WireForm, http};
 use mailbox::Mailbox;
+use pages::ServerPages;
 use shard::Shard;
 
 /// A server. All methods may be called from any thread.
@@ -178,6 +180,7 @@ impl Server {
             .map_err(StartError::Thread)?;
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
         let gate = Arc::new(Gate::default());
+        let pages = Arc::new(ServerPages::new(self.tables.clone()));
         let made = drivers.into_iter().zip(&mailboxes).zip(&self.tables).enumerate();
         let mut shards: Vec<_> = made
             .map(|(index, ((driver, mailbox), table))| {
@@ -187,6 +190,7 @@ impl Server {
                     routes: self.routes.clone(),
                     table: table.clone(),
                     gate: gate.clone(),
+                    pages: pages.clone(),
                     generation_seed: self.number.wrapping_add(1),
                 };
                 let engine = Engine::new(parts, driver.now());

@@ -124,6 +124,7 @@ static void null_for_a_server_is_an_invalid_argument_everywhere(void)
     CHECK_STATUS(FDX_E_INVALID_ARG, fdx_conn_get_info(NULL, 1, &info));
     CHECK_STATUS(FDX_E_INVALID_ARG, fdx_conns(NULL, 0, conns, 4, &needed));
     CHECK_STATUS(FDX_E_INVALID_ARG, fdx_get_stats(NULL, &stats));
+    CHECK_STATUS(FDX_E_INVALID_ARG, fdx_metrics_text(NULL, buf, sizeof buf, &needed));
     fdx_msg_unref(message);
     fdx_config_free(config);
 }

@@ -195,6 +195,25 @@ static void events_of_the_server_itself_belong_to_no_connection(void)
     host_end(h);
 }
 
+static void the_sums_are_told_as_text_for_as_long_as_the_buffer_is(void)
+{
+    host *h = host_start(NULL, ON_USUAL, NULL, NULL);
+    size_t needed = 0;
+    char *text;
+
+    CHECK_STATUS(FDX_E_BUFFER, fdx_metrics_text(h->server, NULL, 0, &needed));
+    CHECK(needed > 100);
+    text = (char *)malloc(2 * needed);
+    CHECK(text != NULL);
+    CHECK_STATUS(FDX_OK, fdx_metrics_text(h->server, text, 2 * needed, &needed));
+    CHECK(strlen(text) + 1 == needed);
+    CHECK(strstr(text, "\nfullduplex_connections 0\n") && strstr(text, "# EOF\n"));
+    CHECK_STATUS(FDX_E_BUFFER, fdx_metrics_text(h->server, text, 10, &needed));
+    CHECK(strlen(text) == 9);
+    free(text);
+    host_end(h);
+}
+
 int main(void)
 {
     PROVE(what_is_known_of_a_connection_is_true);
@@ -203,5 +222,6 @@ int main(void)
     PROVE(the_log_receives_lines_up_to_its_level);
     PROVE(without_a_log_the_library_writes_nothing_anywhere);
     PROVE(events_of_the_server_itself_belong_to_no_connection);
+    PROVE(the_sums_are_told_as_text_for_as_long_as_the_buffer_is);
     return 0;
 }

@@ -158,6 +158,7 @@ impl Setup {
                 routes: routes.clone(),
                 table: table.clone(),
                 gate: std::sync::Arc::new(fullduplex::engine::limits::Gate::default()),
+                pages: std::sync::Arc::new(fullduplex::server::pages::ServerPages::new(Vec::new())),
                 generation_seed: 1,
             };
             let engine = Engine::new(parts, driver.now());

@@ -18,9 +18,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
-use fullduplex::config::Config;
+use fullduplex::config::{Config, Settings};
 use fullduplex::driver::Driver;
-use fullduplex::driver::sim::{Dice, Faults, Kernel, SimDriver, SimSocket};
+use fullduplex::driver::sim::{self, Dice, Faults, Kernel, SimDriver, SimSocket};
+use fullduplex::engine::limits::Gate;
 use fullduplex::engine::routes::{Route, Routes, Wants};
 use fullduplex::engine::table::Table;
 use fullduplex::engine::{Command, Engine, Parts};
@@ -127,6 +128,9 @@ struct Conversation {
     faults: Faults,
     watch: Watch,
     plan: Plan,
+    /// Those in use first.
+    settings: [Arc<Settings>; 2],
+    gate: Arc<Gate>,
     shard: Shard<SimDriver, Embedder>,
     table: Arc<Table>,
     mailbox: Arc<Mailbox<SimSocket>>,
@@ -166,8 +170,10 @@ impl Conversation {
         if watch != Watch::No {
             kernel.keep_trace();
         }
-        let config = config(&mut dice, &plan);
-        let settings = Arc::new(config.settings().clone());
+        let longest = *dice.pick(if plan.is_large { &["100k", "1m"] } else { &["100", "1k", "1m"] });
+        let longest = if plan.is_peaceful { "1m" } else { longest };
+        let [settings, other_settings] =
+            [(); 2].map(|()| Arc::new(config(&mut dice, &plan, longest).settings().clone()));
         let wants_upgrade = dice.hits(300);
         let wants = Wants {
             upgrade: wants_upgrade,
@@ -180,13 +186,14 @@ impl Conversation {
         let mut routes = Routes::default();
         routes.add("/*", Route { number: 0, wants, http: false }).expect("a good pattern");
         let driver = kernel.driver(true);
-        let table = Arc::new(Table::default());
+        let (table, gate) = (Arc::new(Table::default()), Arc::new(Gate::default()));
         let parts = Parts {
             shard: 3,
             settings: settings.clone(),
             routes: Arc::new(routes),
             table: table.clone(),
-            gate: std::sync::Arc::new(fullduplex::engine::limits::Gate::default()),
+            gate: gate.clone(),
+            pages: std::sync::Arc::new(fullduplex::server::pages::ServerPages::new(Vec::new())),
             generation_seed: dice.roll() as u32,
         };
         let engine = Engine::new(parts, driver.now());
@@ -200,7 +207,7 @@ impl Conversation {
             kernel: kernel.clone(),
             table: table.clone(),
             habits: Habits::new(&mut dice, &plan, wants_upgrade),
-            limit_bytes: settings.send.limit_bytes as u64,
+            limit_bytes: settings.send.limit_bytes.max(other_settings.send.limit_bytes) as u64,
             said: clients.iter().map(|client| client.says.clone()).collect(),
             connections: BTreeMap::new(),
             undecided: Vec::new(),
@@ -216,9 +223,10 @@ impl Conversation {
         let arena_bytes = *dice.pick(&[64, 4096, 512 * 1024, 512 * 1024]);
         let arena_bytes = if plan.is_large { 512 * 1024 } else { arena_bytes };
         let shard = Shard::new(driver, engine, mailbox.clone(), Embedder(shared.clone()), arena_bytes);
-        // Frame heads, answers to Pings, a 101 and a last word come on top of the messages.
-        let on_top = settings.send.high_water_bytes.max(16 * 1024) + 8 * 1024;
-        let queued_max = (settings.send.limit_bytes + settings.send.limit_bytes / 4 + on_top) as u64;
+        // Answers to Pings, a 101 and last words come on top of the messages.
+        let high_water = settings.send.high_water_bytes.max(other_settings.send.high_water_bytes);
+        let on_top = high_water.max(16 * 1024) + 8 * 1024;
+        let queued_max = shared.borrow().limit_bytes + on_top as u64;
         let room = vec![0; 64 * 1024];
         Self {
             dice,
@@ -226,6 +234,8 @@ impl Conversation {
             faults,
             watch,
             plan,
+            settings: [settings, other_settings],
+            gate,
             shard,
             table,
             mailbox,
@@ -307,6 +317,10 @@ impl Conversation {
     fn ask_from_another_thread(&mut self) {
         let mut shared = self.shared.borrow_mut();
         let is_rude = !self.plan.is_peaceful;
+        if self.dice.hits(20) {
+            self.settings.swap(0, 1);
+            self.post(Command::Apply(self.settings[0].clone()));
+        }
         if let Some(conn) = shared.undecided.pop() {
             let rejects = is_rude && self.dice.hits(300);
             self.post(if rejects { embedder::rejection(conn) } else { embedder::acceptance(conn) });
@@ -379,6 +393,15 @@ impl Conversation {
         let (sockets, lent) = (self.kernel.open_sockets(), self.kernel.lent_buffers());
         if (live, sockets, lent) != (0, 0, 0) {
             return Err(format!("left over: {live} connections, {sockets} sockets, {lent} lent buffers"));
+        }
+        let mut limits = self.settings[0].limits.clone();
+        (limits.connections, limits.connections_per_ip, limits.connection_rate_per_ip) = (1, Some(1), None);
+        for number in 0..self.clients.len() as u32 {
+            let ip = sim::address_of(number).ip();
+            let entered = self.gate.enter(ip, &limits, self.kernel.now());
+            let entered =
+                entered.map_err(|why| format!("the gate still counts somebody from {ip}: {why}"))?;
+            self.gate.leave(ip, entered);
         }
         let counters = &self.table.counters;
         let (open, closed) = (counters.connections.get(), counters.closed.get());
@@ -471,15 +494,19 @@ fn faults(dice: &mut Dice, plan: &Plan) -> Faults {
     faults
 }
 
-fn config(dice: &mut Dice, plan: &Plan) -> Config {
+fn config(dice: &mut Dice, plan: &Plan, longest: &str) -> Config {
     let mut config = Config::new();
+    config.set("max.message", longest).expect("a good option");
     let mut set = |key: &str, polite: &[&str], rude: &[&str]| {
         let choices = if plan.is_peaceful { polite } else { rude };
         let choice: &str = dice.pick::<&str>(choices);
         config.set(key, choice).expect("a good option");
     };
-    let lengths: &[&str] = if plan.is_large { &["100k", "1m"] } else { &["100", "1k", "1m"] };
-    set("max.message", &["1m"], lengths);
+    set("max.connections", &["100"], &["2", "100", "100", "100"]);
+    set("max.connections_per_ip", &["0"], &["0", "0", "0", "1"]);
+    set("rate.connections_per_ip", &["0"], &["0", "0", "0", "1/s"]);
+    set("rate.messages", &["0"], &["0", "0", "0", "100/s burst 3"]);
+    set("rate.bytes", &["0"], &["0", "0", "1k/s burst 512k"]);
     set("send.high_water", &["1", "1k", "64k"], &["1", "1k", "64k"]);
     set("send.low_water", &["0", "512", "16k"], &["0", "512", "16k"]);
     set("send.limit", &["1g"], &["1k", "20k", "1m"]);

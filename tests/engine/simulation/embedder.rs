@@ -13,7 +13,7 @@ use fullduplex::driver::sim::{Dice, Kernel};
 use fullduplex::engine::Command;
 use fullduplex::engine::connection::UserData;
 use fullduplex::engine::event::EventKind;
-use fullduplex::engine::table::{Life, Table};
+use fullduplex::engine::table::{Life, Table, charge};
 use fullduplex::engine::turn::{EventView, Handler, Misuse, Turn};
 use fullduplex::id::ConnId;
 use fullduplex::protocol::{Kind, WireForm};
@@ -161,7 +161,7 @@ impl Shared {
         }
         self.sends += 1;
         let payload = format!("afar {} to {conn}", self.sends).into_bytes();
-        let (entry, len) = (entry.get(), payload.len() as u64);
+        let (entry, len) = (entry.get(), charge(payload.len()));
         let waiting = entry.add_to_mailbox(conn, len)?;
         if waiting + entry.outbox_bytes.get() > self.limit_bytes {
             entry.take_from_mailbox(conn, len);
@@ -263,6 +263,12 @@ impl Shared {
     fn send(&mut self, turn: &mut Turn<'_>, conn: ConnId, kind: Kind, payload: &[u8]) -> Result<(), String> {
         let answer = turn.send(conn, kind, payload);
         self.kernel.note(|| format!("  sends {} to {conn:?}: {answer:?}", payload.len()));
+        if let (Ok(_), Some((entry, _))) = (&answer, self.table.find(conn)) {
+            let queued = entry.get().queued_bytes();
+            if queued > self.limit_bytes + CONTROL_BYTES_MAX {
+                return Err(format!("{queued} bytes are queued for {conn:?}"));
+            }
+        }
         let known = self.known(conn);
         match answer {
             Ok(_) if known.stage != Stage::Open => {
@@ -375,4 +381,6 @@ pub fn rejection(conn: ConnId) -> Command {
     Command::Answer { conn, status: 403, headers: String::new(), body: b"no".to_vec() }
 }
 
+/// What may be queued on top of `send.limit` after a send: its head, and Pings since the last.
+const CONTROL_BYTES_MAX: u64 = 500;
 pub const STOP_DEADLINE: Duration = Duration::from_secs(2);

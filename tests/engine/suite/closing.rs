@@ -145,6 +145,9 @@ on_every_driver! {
                 scene.hears(client, &[said(text)]);
             }
             scene.hears(client, &[Heard::Fin]);
+            // Both halves have ended: there is nothing to linger for.
+            scene.settles();
+            assert_eq!(scene.live_connections(), 0);
             scene.empties();
         }
     }
