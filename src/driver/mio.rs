@@ -19,6 +19,9 @@ use crate::buffer::Buffer;
 use crate::id::{Slot, Time};
 
 pub struct MioDriver {
+    /// When the last wait ended. The next one begins moments later and counts from here, so
+    /// that a turn reads the clock once.
+    now: Time,
     poll: Poll,
     events: Events,
     waker: Arc<MioWaker>,
@@ -61,6 +64,7 @@ impl MioDriver {
         let poll = Poll::new()?;
         let waker = Arc::new(MioWaker(Waker::new(poll.registry(), WAKER)?));
         let mut driver = Self {
+            now: clock(),
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             waker,
@@ -200,9 +204,7 @@ impl Driver for MioDriver {
     type Socket = TcpStream;
 
     fn now(&self) -> Time {
-        static BEGIN: Lazy<Instant> = Lazy::new(Instant::now);
-        // Not 0: that is "not yet" in places.
-        Time(BEGIN.elapsed().as_micros() as u64 + 1)
+        self.now
     }
 
     fn wait(&mut self, until: Time, batch: &mut Batch<TcpStream>) -> io::Result<()> {
@@ -217,9 +219,11 @@ impl Driver for MioDriver {
         } else if until == Time::NEVER {
             None
         } else {
-            Some(until.since(self.now()))
+            Some(until.since(self.now))
         };
-        match self.poll.poll(&mut self.events, timeout) {
+        let polled = self.poll.poll(&mut self.events, timeout);
+        self.now = clock();
+        match polled {
             Ok(()) => {}
             // A signal, or SIGCONT after a stop.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -228,7 +232,7 @@ impl Driver for MioDriver {
         self.note_events(batch);
         self.read_ready(batch);
         if self.listeners.iter().any(|listener| listener.is_ready) {
-            self.accept(self.now(), batch);
+            self.accept(self.now, batch);
         }
         Ok(())
     }
@@ -316,6 +320,12 @@ fn queue(connection: &mut Connection, slot: Slot, ready: &mut VecDeque<Slot>) {
         connection.queued = true;
         ready.push_back(slot);
     }
+}
+
+/// Microseconds since the first look; never 0, which is "not yet" in places.
+fn clock() -> Time {
+    static BEGIN: Lazy<Instant> = Lazy::new(Instant::now);
+    Time(BEGIN.elapsed().as_micros() as u64 + 1)
 }
 
 struct MioWaker(Waker);

@@ -24,7 +24,8 @@ pub trait Driver {
     fn now(&self) -> Time;
 
     /// Waits until something happens, `wake` is called or the time has come, and reads what
-    /// there is to read, within the batch's memory.
+    /// there is to read, within the batch's memory: once from each connection, since what follows
+    /// may have to go into memory that is lent for it.
     fn wait(&mut self, until: Time, batch: &mut Batch<Self::Socket>) -> io::Result<()>;
 
     /// Ends a wait from another thread.

@@ -156,7 +156,11 @@ impl Outbox {
                 Chunk::Lent(_) => {}
             }
         }
-        *self = Self { chunks: std::mem::take(&mut self.chunks), ..Self::default() };
+        self.first_sent = 0;
+        self.bytes = 0;
+        self.is_blocked = false;
+        self.progress_at = Time::default();
+        self.progress_bytes = 0;
     }
 }
 
@@ -181,8 +185,7 @@ impl Spares {
     #[inline]
     pub fn keep_outbox(&mut self, mut outbox: Box<Outbox>) {
         outbox.clear(self);
-        if self.outboxes.len() < SPARE_OUTBOXES_MAX {
-            outbox.chunks.shrink_to(CHUNKS_KEPT);
+        if self.outboxes.len() < SPARE_OUTBOXES_MAX && outbox.chunks.capacity() <= CHUNKS_KEPT {
             self.outboxes.push(outbox);
         }
     }
@@ -243,7 +246,7 @@ const LARGE_CHUNK_BYTES: usize = 16 * 1024;
 const SMALL_CHUNKS_MAX: usize = 2048;
 const LARGE_CHUNKS_MAX: usize = 256;
 const SPARE_OUTBOXES_MAX: usize = 2048;
-const CHUNKS_KEPT: usize = 8;
+const CHUNKS_KEPT: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -32,9 +32,11 @@ impl Engine {
         let connection = &mut self.connections[slot as usize];
         connection.flags.peer_finished = true;
         match connection.stage {
-            Stage::Handshake | Stage::Deciding(_) | Stage::Lingering { .. } => {
+            Stage::Handshake | Stage::Deciding(Some(_)) | Stage::Lingering { .. } => {
                 self.set_stage(slot, Stage::Gone { reset: false });
             }
+            // A plain request may be all that the client has to say.
+            Stage::Deciding(None) => {}
             Stage::Open | Stage::Closing(_) => {
                 let by = match connection.stage {
                     Stage::Closing(by) => by,

@@ -136,6 +136,10 @@ pub enum Command {
         spread: Duration,
         deadline: Duration,
     },
+    /// Someone waits for DRAIN.
+    Look {
+        conn: ConnId,
+    },
     /// Options have changed.
     Apply(Arc<Settings>),
     Tell(Event),
@@ -274,7 +278,7 @@ impl Engine {
     /// deliver: the embedder sees, and sends. Nothing of the engine is borrowed while it does
     /// but through the turn.
     pub fn deliver(&mut self, arena: &[u8], handler: &mut impl Handler) {
-        while let Some(event) = self.events.pop_front() {
+        while let Some(mut event) = self.events.pop_front() {
             if event.conn == ConnId::NONE {
                 if let Some(route) = self.routes.for_server() {
                     self.telling_fault = event.kind == EventKind::Fault;
@@ -304,8 +308,13 @@ impl Engine {
                 _ => connection.stage == Stage::Open,
             };
             let route = connection.route as usize;
-            if is_told && event.kind == EventKind::Ping {
-                self.answer_ping(slot, event.body.as_slice(arena));
+            match event.kind {
+                EventKind::Ping if is_told => self.answer_ping(slot, event.body.as_slice(arena)),
+                EventKind::Pong { .. } if is_told => {
+                    let rtt_us = self.ponged(slot, event.body.as_slice(arena));
+                    event.kind = EventKind::Pong { rtt_us };
+                }
+                _ => {}
             }
             if is_told && self.wants(route, event.kind) {
                 self.current = Some(slot);
@@ -402,6 +411,11 @@ impl Engine {
                 }
             }
             Command::Stop { frame, spread, deadline } => self.stop(*frame, spread, deadline),
+            Command::Look { conn } => {
+                if let Some(slot) = self.find(conn) {
+                    self.mark_dirty(slot);
+                }
+            }
             Command::Apply(settings) => self.apply(settings),
             Command::Tell(event) => self.events.push_back(event),
         }

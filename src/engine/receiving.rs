@@ -120,7 +120,6 @@ impl Engine {
                 self.push(slot, [&answer, &[], &[]]);
                 self.opened(slot);
             }
-            Aside::Ponged(payload) => self.ponged(slot, payload),
             Aside::Closed(frame) => {
                 let connection = &self.connections[slot as usize];
                 let by = match connection.stage {
@@ -168,24 +167,17 @@ impl Engine {
         }
     }
 
-    pub(super) fn ponged(&mut self, slot: Slot, payload: Control) {
+    /// The round trip in microseconds, if this answers a Ping of ours; else 0.
+    pub(super) fn ponged(&mut self, slot: Slot, payload: &[u8]) -> u64 {
         let connection = &mut self.connections[slot as usize];
         // Our Pings carry the time they left.
-        let left_at = payload.as_slice().try_into().map(|bytes| Time(u64::from_be_bytes(bytes)));
+        let left_at = payload.try_into().map(|bytes| Time(u64::from_be_bytes(bytes)));
         let answered = left_at.ok().filter(|&at| connection.pinged_at <= at && at <= self.now);
-        let rtt_us = if let Some(left_at) = answered {
-            connection.pinged_at = Time::NEVER;
-            let rtt = (self.now.since(left_at).as_micros() as u64).max(1);
-            self.entry(slot).rtt_us.store(u32::try_from(rtt).unwrap_or(u32::MAX), Relaxed);
-            rtt
-        } else {
-            0
-        };
-        let connection = &self.connections[slot as usize];
-        if self.routes.get(connection.route as usize).wants.other {
-            let body = Body::copied(payload.as_slice());
-            self.events.push_back(Event { conn: connection.id, kind: EventKind::Pong { rtt_us }, body });
-        }
+        let Some(left_at) = answered else { return 0 };
+        connection.pinged_at = Time::NEVER;
+        let rtt = (self.now.since(left_at).as_micros() as u64).max(1);
+        self.entry(slot).rtt_us.store(u32::try_from(rtt).unwrap_or(u32::MAX), Relaxed);
+        rtt
     }
 }
 
@@ -193,7 +185,6 @@ impl Engine {
 pub(super) enum Aside {
     Request { request: Arc<Request>, offer: Result<Offer, Refusal> },
     Opened { answer: [u8; 16] },
-    Ponged(Control),
     Closed(CloseFrame),
 }
 
@@ -232,6 +223,11 @@ impl<'e> Inbox<'e> {
         Self { conn, events, asides, source, base, messages: 0 }
     }
 
+    fn tell_control(&mut self, kind: EventKind, payload: &Control) {
+        let body = Body::copied(payload.as_slice());
+        self.events.push_back(Event { conn: self.conn, kind, body });
+    }
+
     #[inline]
     fn take(&mut self, incoming: Incoming<'_>) {
         match incoming {
@@ -258,11 +254,8 @@ impl<'e> Inbox<'e> {
                 self.events.push_back(Event { conn: self.conn, kind: EventKind::Open, body: Body::None });
                 self.asides.push(Aside::Opened { answer });
             }
-            Incoming::Ping(payload) => {
-                let body = Body::copied(payload.as_slice());
-                self.events.push_back(Event { conn: self.conn, kind: EventKind::Ping, body });
-            }
-            Incoming::Pong(payload) => self.asides.push(Aside::Ponged(payload)),
+            Incoming::Ping(payload) => self.tell_control(EventKind::Ping, &payload),
+            Incoming::Pong(payload) => self.tell_control(EventKind::Pong { rtt_us: 0 }, &payload),
             Incoming::Close(frame) => self.asides.push(Aside::Closed(frame)),
         }
     }

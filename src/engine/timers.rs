@@ -14,6 +14,8 @@ pub struct Timers {
     occupied: [u64; BUCKETS / 64],
     /// Everything before this tick has been handed out.
     tick: u64,
+    /// No entry is due before this tick: asked every turn, so it is not searched for.
+    earliest: u64,
     len: usize,
 }
 
@@ -32,6 +34,7 @@ impl Timers {
             buckets: vec![NONE; BUCKETS],
             occupied: [0; BUCKETS / 64],
             tick: tick_of(now),
+            earliest: u64::MAX,
             len: 0,
         }
     }
@@ -56,6 +59,7 @@ impl Timers {
         self.nodes[index] = Node { next, previous: NONE, due };
         self.buckets[bucket] = slot;
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
+        self.earliest = self.earliest.min(tick_of(due));
         self.len += 1;
     }
 
@@ -91,40 +95,47 @@ impl Timers {
 
     /// When to look again: never later than the earliest entry is due, though it may be
     /// earlier.
+    #[inline]
     pub fn next(&self) -> Time {
-        if self.len == 0 {
-            return Time::NEVER;
-        }
-        let start = (self.tick % BUCKETS as u64) as usize;
-        let ahead = (0..BUCKETS / 64 + 1)
-            .find_map(|word| {
-                let at = (start / 64 + word) % (BUCKETS / 64);
-                let mut bits = self.occupied[at];
-                if word == 0 {
-                    bits &= u64::MAX << (start % 64);
-                }
-                (bits != 0).then(|| (at * 64 + bits.trailing_zeros() as usize + BUCKETS - start) % BUCKETS)
-            })
-            .unwrap_or(0);
-        Time((self.tick + ahead as u64 + 1) << TICK_BITS)
+        if self.len == 0 { Time::NEVER } else { Time(self.earliest.saturating_add(1) << TICK_BITS) }
     }
 
     /// Takes out everything that is due. What was entered far ahead may come early: the
     /// caller looks at its clocks and enters it again.
+    #[inline]
     pub fn expire(&mut self, now: Time, due: &mut Vec<Slot>) {
         let until = tick_of(now);
-        if self.len == 0 || until.saturating_sub(self.tick) >= BUCKETS as u64 {
-            // Nothing to find, or the clock passed every bucket.
-            for bucket in 0..if self.len == 0 { 0 } else { BUCKETS } {
-                self.empty(bucket, due);
+        if until > self.earliest {
+            self.expire_until(until, due);
+        }
+    }
+
+    fn expire_until(&mut self, until: u64, due: &mut Vec<Slot>) {
+        if until.saturating_sub(self.tick) >= BUCKETS as u64 {
+            // The clock passed every bucket.
+            (0..BUCKETS).for_each(|bucket| self.empty(bucket, due));
+        } else {
+            (self.tick..until).for_each(|tick| self.empty((tick % BUCKETS as u64) as usize, due));
+        }
+        self.tick = self.tick.max(until);
+        self.earliest = self.find_earliest();
+    }
+
+    /// The tick of the first bucket that is not empty.
+    fn find_earliest(&self) -> u64 {
+        if self.len == 0 {
+            return u64::MAX;
+        }
+        let start = (self.tick % BUCKETS as u64) as usize;
+        let ahead = (0..BUCKETS / 64 + 1).find_map(|word| {
+            let at = (start / 64 + word) % (BUCKETS / 64);
+            let mut bits = self.occupied[at];
+            if word == 0 {
+                bits &= u64::MAX << (start % 64);
             }
-            self.tick = self.tick.max(until);
-            return;
-        }
-        while self.tick < until {
-            self.empty((self.tick % BUCKETS as u64) as usize, due);
-            self.tick += 1;
-        }
+            (bits != 0).then(|| (at * 64 + bits.trailing_zeros() as usize + BUCKETS - start) % BUCKETS)
+        });
+        self.tick + ahead.unwrap_or(0) as u64
     }
 
     fn empty(&mut self, bucket: usize, due: &mut Vec<Slot>) {

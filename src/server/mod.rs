@@ -348,9 +348,12 @@ impl Server {
             entry.take_from_mailbox(conn, charge(len));
             entry.dropped.fetch_add(1, Relaxed);
             self.tables[conn.shard()].counters.dropped_messages.fetch_add(1, Relaxed);
-            entry.wants_drain.store(true, SeqCst);
+            let is_first = !entry.wants_drain.swap(true, SeqCst);
             if limits.full == WhenFull::Close {
                 self.post(None, conn, Command::Abort { conn, by: ClosedBy::Limit })?;
+            } else if is_first {
+                // The shard may have drained it all before it could see the wish.
+                self.post(None, conn, Command::Look { conn })?;
             }
             return Err(Misuse::Full);
         }

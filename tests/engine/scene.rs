@@ -286,6 +286,7 @@ impl<W: World> Scene<W> {
             | Command::SetPaused { conn, .. }
             | Command::SetData { conn, .. }
             | Command::Accept { conn, .. }
+            | Command::Look { conn }
             | Command::Answer { conn, .. } => *conn,
             Command::Stop { .. } | Command::Apply(_) | Command::Tell(_) => ConnId::NONE,
         };

@@ -42,7 +42,7 @@ pub trait Wire {
 }
 
 pub struct SimWorld {
-    kernel: Kernel,
+    pub kernel: Kernel,
     drivers: usize,
 }
 

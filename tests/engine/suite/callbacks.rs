@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use fullduplex::engine::Command;
-use fullduplex::engine::connection::UserData;
+use fullduplex::engine::connection::{Release, UserData};
 use fullduplex::engine::event::{ClosedBy, EventKind};
 use fullduplex::engine::turn::Misuse;
 use fullduplex::id::ConnId;
@@ -207,7 +207,10 @@ on_every_driver! {
                 scene.is_told_last(client, Told::Closed(1000, ClosedBy::Peer));
             } else {
                 scene.is_told_last(client, Told::Closed(1011, ClosedBy::Protocol));
+                let last_word = Heard::Close(1011, "internal error".to_string());
+                assert!(scene.heard(client).contains(&last_word), "{moment:?}");
             }
+            scene.finishes(client);
             scene.until("it is gone", |scene| scene.live_connections() == 1);
             assert_eq!(scene.tables[0].counters.connections.get(), 1, "{moment:?}");
             assert_eq!(scene.tables[0].counters.closed.get(), 1, "{moment:?}");
@@ -229,6 +232,30 @@ on_every_driver! {
         scene.loses(client);
         scene.is_told_by_server(&[Told::Fault]);
         scene.empties();
+    }
+
+    fn a_panic_in_one_release_costs_no_other<W: World>() {
+        struct Throwing;
+        impl Release for Throwing {
+            fn release(self: Box<Self>) {
+                resume_unwind(Box::new("thrown by the test"));
+            }
+        }
+        let mut scene = Scene::<W>::new(&[]);
+        scene.panics = 1;
+        let releases = Arc::new(AtomicUsize::new(0));
+        for index in 0..3 {
+            let client = scene.open(Dialect::Rfc6455);
+            let data = match index {
+                1 => UserData { word: 1, release: Some(Box::new(Throwing)) },
+                _ => counted(1, &releases),
+            };
+            scene.post(Command::SetData { conn: scene.id(client), data });
+        }
+        scene.stop(seconds(0), seconds(0));
+        scene.empties();
+        scene.until("all are released", |_| releases.load(SeqCst) == 2);
+        scene.is_told_by_server(&[Told::Fault]);
     }
 
     fn a_word_kept_with_a_connection_is_shown_and_released_once<W: World>() {

@@ -1,5 +1,6 @@
 //! Commands from other threads, the life of a slot, and connections handed to other shards.
 
+use fullduplex::driver::sim::Faults;
 use fullduplex::engine::Command;
 use fullduplex::engine::event::ClosedBy;
 use fullduplex::engine::turn::Message;
@@ -9,7 +10,36 @@ use fullduplex::protocol::{Dialect, Kind};
 use super::on_every_driver;
 use crate::peer::{self, Heard, said};
 use crate::scene::{Scene, Setup, Told, abort, normal_close, ping, seconds};
-use crate::world::World;
+use crate::world::{SimWorld, World};
+
+#[test]
+fn without_descriptors_nobody_is_accepted_and_nothing_spins_until_there_are_some() {
+    let mut scene = Scene::<SimWorld>::new(&[]);
+    let before = scene.open(Dialect::Rfc6455);
+    scene.world.kernel.set_faults(Faults { accept_trouble: 1000, ..Faults::none() });
+    let waiting = [(); 3].map(|()| scene.connect(Dialect::Rfc6455));
+    scene.is_told_by_server(&[Told::Listener]);
+    for _ in 0..50 {
+        scene.turn();
+        assert!(!scene.world.kernel.was_for_nothing());
+    }
+    scene.says(before, &peer::text("still served"));
+    scene.hears(before, &[said("still served")]);
+    scene.world.kernel.set_faults(Faults::none());
+    scene.passes(seconds(1));
+    waiting.into_iter().for_each(|client| scene.opens(client));
+}
+
+#[test]
+fn a_connection_that_can_not_be_watched_is_closed_and_forgotten() {
+    let mut scene = Scene::<SimWorld>::new(&[]);
+    scene.world.kernel.set_faults(Faults { adopt_trouble: 1000, ..Faults::none() });
+    let client = scene.connect(Dialect::Rfc6455);
+    scene.loses(client);
+    scene.empties();
+    scene.world.kernel.set_faults(Faults::none());
+    scene.open(Dialect::Rfc6455);
+}
 
 on_every_driver! {
     fn what_other_threads_ask_is_done_in_their_order<W: World>() {
