@@ -20,6 +20,13 @@ pub trait Pages: Send + Sync {
     fn page(&self, path: &str, options: &HttpPages) -> Option<Page>;
 }
 
+/// No pages at all.
+impl Pages for () {
+    fn page(&self, _: &str, _: &HttpPages) -> Option<Page> {
+        None
+    }
+}
+
 /// One such page.
 pub struct Page {
     pub content_type: &'static str,

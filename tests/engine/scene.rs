@@ -17,6 +17,7 @@ use fullduplex::config::Config;
 use fullduplex::driver::Driver;
 use fullduplex::engine::connection::{Release, UserData};
 use fullduplex::engine::event::{ClosedBy, EventKind};
+use fullduplex::engine::limits::Gate;
 use fullduplex::engine::routes::{Route, Routes, Wants};
 use fullduplex::engine::table::{Table, charge};
 use fullduplex::engine::turn::{EventView, Handler, Turn};
@@ -157,8 +158,8 @@ impl Setup {
                 settings: settings.clone(),
                 routes: routes.clone(),
                 table: table.clone(),
-                gate: std::sync::Arc::new(fullduplex::engine::limits::Gate::default()),
-                pages: std::sync::Arc::new(fullduplex::server::pages::ServerPages::new(Vec::new())),
+                gate: Arc::new(Gate::default()),
+                pages: Arc::new(()),
                 generation_seed: 1,
             };
             let engine = Engine::new(parts, driver.now());

@@ -193,7 +193,7 @@ impl Conversation {
             routes: Arc::new(routes),
             table: table.clone(),
             gate: gate.clone(),
-            pages: std::sync::Arc::new(fullduplex::server::pages::ServerPages::new(Vec::new())),
+            pages: Arc::new(()),
             generation_seed: dice.roll() as u32,
         };
         let engine = Engine::new(parts, driver.now());
