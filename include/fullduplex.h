@@ -599,6 +599,42 @@ fdx_status fdx_server_set(fdx_server *server,
                           const char *value,
                           fdx_error *error);
 
+// Listens at one address more while the server runs. [any] `*out_id` is its number for
+// `fdx_unlisten` and `fdx_listener_fd`, `*out_port` its port; both may be NULL. The configured
+// ones have the numbers from 0 on, in the order they were set.
+//
+// `FDX_OK`; `FDX_E_CONFIG` for an address that is none; `FDX_E_STATE` before the start;
+// `FDX_E_STOPPED`; `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO`; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live; `address` ends with NUL; `out_id` and `out_port` are null or writable; `error`
+// is null or has its `struct_size`.
+fdx_status fdx_listen(fdx_server *server,
+                      const char *address,
+                      uint32_t *out_id,
+                      uint16_t *out_port,
+                      fdx_error *error);
+
+// Ends listening at an address, by its number. [any] Its connections go on; those that nobody
+// has accepted yet are reset.
+//
+// `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live.
+fdx_status fdx_unlisten(fdx_server *server, uint32_t id);
+
+// The descriptor of a listening socket, by its number: to be duplicated or passed on to the
+// process that takes over. [any] It stays the server's, and is closed by `fdx_unlisten` and when
+// the server stops.
+//
+// `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_INVALID_ARG`; `FDX_E_UNSUPPORTED` where sockets are no
+// descriptors.
+//
+// Required:
+// `server` is live; `out_fd` is writable.
+fdx_status fdx_listener_fd(fdx_server *server, uint32_t id, ptrdiff_t *out_fd);
+
 // The port of the configured listener `index`, in the order they were set: where port 0 was
 // asked for, the one it got. [any]
 //

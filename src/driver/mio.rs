@@ -25,7 +25,8 @@ pub struct MioDriver {
     poll: Poll,
     events: Events,
     waker: Arc<MioWaker>,
-    listeners: Vec<Listener>,
+    /// By their token; a place is free again when its listener has gone.
+    listeners: Vec<Option<Listener>>,
     /// No accepting before this time: the process was out of descriptors.
     accept_after: Time,
     connections: Vec<Option<Connection>>,
@@ -34,6 +35,7 @@ pub struct MioDriver {
 }
 
 struct Listener {
+    id: u32,
     socket: TcpListener,
     local: SocketAddr,
     is_ready: bool,
@@ -60,10 +62,10 @@ struct Lent {
 }
 
 impl MioDriver {
-    pub fn new(listeners: Vec<std::net::TcpListener>) -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(MioWaker(Waker::new(poll.registry(), WAKER)?));
-        let mut driver = Self {
+        Ok(Self {
             now: clock(),
             poll,
             events: Events::with_capacity(EVENTS_MAX),
@@ -72,15 +74,7 @@ impl MioDriver {
             accept_after: Time::default(),
             connections: Vec::new(),
             ready: VecDeque::new(),
-        };
-        for listener in listeners {
-            let local = listener.local_addr()?;
-            let mut socket = TcpListener::from_std(listener);
-            let token = Token(FIRST_LISTENER.0 - driver.listeners.len());
-            driver.poll.registry().register(&mut socket, token, Interest::READABLE)?;
-            driver.listeners.push(Listener { socket, local, is_ready: true });
-        }
-        Ok(driver)
+        })
     }
 
     /// Takes what the kernel reports into the state of listeners and connections.
@@ -91,7 +85,7 @@ impl MioDriver {
                 continue;
             }
             if let Some(listener) =
-                FIRST_LISTENER.0.checked_sub(number).and_then(|i| self.listeners.get_mut(i))
+                FIRST_LISTENER.0.checked_sub(number).and_then(|i| self.listeners.get_mut(i)?.as_mut())
             {
                 listener.is_ready = true;
                 continue;
@@ -171,7 +165,7 @@ impl MioDriver {
         if now < self.accept_after {
             return;
         }
-        for listener in &mut self.listeners {
+        for listener in self.listeners.iter_mut().flatten() {
             while listener.is_ready && batch.accepted.len() < ACCEPTS_MAX {
                 match listener.socket.accept() {
                     Ok((socket, peer)) => {
@@ -209,7 +203,7 @@ impl Driver for MioDriver {
 
     fn wait(&mut self, until: Time, batch: &mut Batch<TcpStream>) -> io::Result<()> {
         batch.completions.clear();
-        let any_listener = self.listeners.iter().any(|listener| listener.is_ready);
+        let any_listener = self.listeners.iter().flatten().any(|listener| listener.is_ready);
         let mut until = until;
         if any_listener {
             until = until.min(self.accept_after);
@@ -231,7 +225,7 @@ impl Driver for MioDriver {
         }
         self.note_events(batch);
         self.read_ready(batch);
-        if self.listeners.iter().any(|listener| listener.is_ready) {
+        if self.listeners.iter().flatten().any(|listener| listener.is_ready) {
             self.accept(self.now, batch);
         }
         Ok(())
@@ -307,8 +301,30 @@ impl Driver for MioDriver {
         connection.lent.map(|lent| lent.buffer)
     }
 
+    fn listen(&mut self, id: u32, socket: std::net::TcpListener) -> io::Result<()> {
+        let local = socket.local_addr()?;
+        let mut socket = TcpListener::from_std(socket);
+        let free = self.listeners.iter().position(Option::is_none);
+        let place = free.unwrap_or_else(|| {
+            self.listeners.push(None);
+            self.listeners.len() - 1
+        });
+        let token = Token(FIRST_LISTENER.0 - place);
+        self.poll.registry().register(&mut socket, token, Interest::READABLE)?;
+        self.listeners[place] = Some(Listener { id, socket, local, is_ready: true });
+        Ok(())
+    }
+
+    fn unlisten(&mut self, id: u32) {
+        for place in &mut self.listeners {
+            if let Some(mut listener) = place.take_if(|listener| listener.id == id) {
+                let _ = self.poll.registry().deregister(&mut listener.socket);
+            }
+        }
+    }
+
     fn stop_listening(&mut self) {
-        for mut listener in self.listeners.drain(..) {
+        for mut listener in self.listeners.drain(..).flatten() {
             let _ = self.poll.registry().deregister(&mut listener.socket);
         }
     }

@@ -10,7 +10,7 @@ pub mod outbox;
 pub mod sim;
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
@@ -51,6 +51,12 @@ pub trait Driver {
     /// Ends the connection and gives back what was lent. With `reset` the peer gets an RST and
     /// the kernel forgets what it has not sent yet.
     fn close(&mut self, slot: Slot, reset: bool) -> Option<Buffer>;
+
+    /// Accepts connections from this socket, too, under a number of the server's choice.
+    fn listen(&mut self, id: u32, socket: TcpListener) -> io::Result<()>;
+
+    /// Ends listening at one socket. Connections accepted from it go on.
+    fn unlisten(&mut self, id: u32);
 
     /// Ends all listening.
     fn stop_listening(&mut self);

@@ -476,6 +476,12 @@ impl Driver for SimDriver {
         Some(buffer)
     }
 
+    fn listen(&mut self, _: u32, _: std::net::TcpListener) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn unlisten(&mut self, _: u32) {}
+
     fn stop_listening(&mut self) {
         let mut state = self.kernel.lock();
         let listener = &mut state.listeners[self.number];

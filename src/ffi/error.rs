@@ -91,6 +91,7 @@ impl From<StartError> for Failure {
                 os_error: error.raw_os_error().unwrap_or(0),
                 message: format!("can't listen at {address}: {error}"),
             },
+            StartError::Stopped => Self::new(FDX_E_STOPPED, "the server has stopped"),
             StartError::Thread(error) => Self {
                 status: FDX_E_IO,
                 os_error: error.raw_os_error().unwrap_or(0),

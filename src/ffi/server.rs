@@ -1,6 +1,7 @@
 //! The server: made, started, stopped, waited for.
 
 use std::ffi::c_char;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -215,6 +216,95 @@ pub unsafe extern "C" fn fdx_server_set(
         // SAFETY: promised by the caller.
         set().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
     })
+}
+
+/// Listens at one address more while the server runs. [any] `*out_id` is its number for
+/// `fdx_unlisten` and `fdx_listener_fd`, `*out_port` its port; both may be NULL. The configured
+/// ones have the numbers from 0 on, in the order they were set.
+///
+/// `FDX_OK`; `FDX_E_CONFIG` for an address that is none; `FDX_E_STATE` before the start;
+/// `FDX_E_STOPPED`; `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO`; `FDX_E_INVALID_ARG`.
+///
+/// # Safety
+/// `server` is live; `address` ends with NUL; `out_id` and `out_port` are null or writable; `error`
+/// is null or has its `struct_size`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_listen(
+    server: *mut fdx_server,
+    address: *const c_char,
+    out_id: *mut u32,
+    out_port: *mut u16,
+    error: *mut fdx_error,
+) -> fdx_status {
+    guard(|| {
+        let listen = || -> Result<(), Failure> {
+            // SAFETY: promised by the caller.
+            let (handle, address) = unsafe { (handle(server)?, c_text(address)?) };
+            let (id, port) = handle.server.listen(address)?;
+            // SAFETY: promised by the caller: null or writable.
+            unsafe {
+                if let Some(out_id) = out_id.as_mut() {
+                    *out_id = id;
+                }
+                if let Some(out_port) = out_port.as_mut() {
+                    *out_port = port;
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: promised by the caller.
+        listen().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
+    })
+}
+
+/// Ends listening at an address, by its number. [any] Its connections go on; those that nobody
+/// has accepted yet are reset.
+///
+/// `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_INVALID_ARG`.
+///
+/// # Safety
+/// `server` is live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_unlisten(server: *mut fdx_server, id: u32) -> fdx_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let handle = unsafe { handle(server) }?;
+        if handle.server.unlisten(id) { Ok(FDX_OK) } else { Err(FDX_E_NOT_FOUND) }
+    })
+}
+
+/// The descriptor of a listening socket, by its number: to be duplicated or passed on to the
+/// process that takes over. [any] It stays the server's, and is closed by `fdx_unlisten` and when
+/// the server stops.
+///
+/// `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_INVALID_ARG`; `FDX_E_UNSUPPORTED` where sockets are no
+/// descriptors.
+///
+/// # Safety
+/// `server` is live; `out_fd` is writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_listener_fd(server: *mut fdx_server, id: u32, out_fd: *mut isize) -> fdx_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let handle = unsafe { handle(server) }?;
+        if out_fd.is_null() {
+            return Err(FDX_E_INVALID_ARG);
+        }
+        let fd = handle.server.with_listener(id, descriptor).ok_or(FDX_E_NOT_FOUND)??;
+        // SAFETY: promised by the caller.
+        unsafe { out_fd.write(fd) };
+        Ok(FDX_OK)
+    })
+}
+
+#[cfg(unix)]
+fn descriptor(listener: &TcpListener) -> Result<isize, fdx_status> {
+    Ok(std::os::fd::AsRawFd::as_raw_fd(listener) as isize)
+}
+
+#[cfg(not(unix))]
+fn descriptor(_: &TcpListener) -> Result<isize, fdx_status> {
+    Err(FDX_E_UNSUPPORTED)
 }
 
 /// The port of the configured listener `index`, in the order they were set: where port 0 was

@@ -1,5 +1,6 @@
 //! How threads reach a shard: a list of commands, and one wake for many of them.
 
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,12 +19,19 @@ pub struct Mailbox<S> {
 pub struct Mail<S> {
     pub commands: Vec<Command>,
     pub sockets: Vec<Accepted<S>>,
+    pub listening: Vec<Listening>,
     is_closed: bool,
+}
+
+/// A change of where a shard listens.
+pub enum Listening {
+    Begin { id: u32, socket: TcpListener },
+    End { id: u32 },
 }
 
 impl<S> Default for Mail<S> {
     fn default() -> Self {
-        Self { commands: Vec::new(), sockets: Vec::new(), is_closed: false }
+        Self { commands: Vec::new(), sockets: Vec::new(), listening: Vec::new(), is_closed: false }
     }
 }
 
@@ -54,6 +62,16 @@ impl<S> Mailbox<S> {
         }
     }
 
+    /// Changes where the shard listens. If it is gone the socket closes.
+    pub fn change_listening(&self, change: Listening) {
+        let mut mail = self.lock();
+        if !mail.is_closed {
+            mail.listening.push(change);
+            drop(mail);
+            self.ring();
+        }
+    }
+
     /// Takes everything out, into `mail`, whose lists are empty and give their memory back.
     pub fn take(&self, mail: &mut Mail<S>) {
         // Lowered before looking: what comes after the look rings again.
@@ -61,6 +79,7 @@ impl<S> Mailbox<S> {
             let mut full = self.lock();
             std::mem::swap(&mut full.commands, &mut mail.commands);
             std::mem::swap(&mut full.sockets, &mut mail.sockets);
+            std::mem::swap(&mut full.listening, &mut mail.listening);
         }
     }
 

@@ -8,14 +8,16 @@ pub mod pages;
 pub mod shard;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
-use crate::config::{Config, LiveError, Settings, WhenFull};
+use crate::config::{Config, ListenAddress, LiveError, Settings, WhenFull};
 use crate::driver::Driver;
 use crate::driver::listen;
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
@@ -30,7 +32,7 @@ use crate::id::ConnId;
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::handshake;
 use crate::protocol::{Control, Kind, WireForm, http};
-use mailbox::Mailbox;
+use mailbox::{Listening, Mailbox};
 use pages::ServerPages;
 use shard::Shard;
 
@@ -42,7 +44,11 @@ pub struct Server {
     routes: Arc<Routes>,
     tables: Vec<Arc<Table>>,
     mailboxes: OnceLock<Vec<Arc<Mailbox<MioSocket>>>>,
+    /// Of the configured listeners.
     ports: OnceLock<Vec<u16>>,
+    /// A second handle to each address that is listened at now, by its number.
+    listeners: Mutex<BTreeMap<u32, TcpListener>>,
+    next_listener: AtomicU32,
     phase: Mutex<Phase>,
     /// Locked while they are joined, so that nobody's wait ends before they have.
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -81,6 +87,7 @@ pub enum StartError {
     Config(String),
     Listen { address: String, error: io::Error },
     Thread(io::Error),
+    Stopped,
 }
 
 /// How waiting for the end of a server ended.
@@ -115,6 +122,8 @@ impl Server {
             tables: (0..shards.min(crate::id::SHARDS_MAX)).map(|_| Arc::default()).collect(),
             mailboxes: OnceLock::new(),
             ports: OnceLock::new(),
+            listeners: Mutex::default(),
+            next_listener: AtomicU32::new(0),
             phase: Mutex::new(Phase::New),
             threads: Mutex::default(),
             stopped: Condvar::new(),
@@ -163,21 +172,21 @@ impl Server {
             return Err(StartError::Config("no address to listen at: set the option \"listen\"".to_string()));
         }
         let shards = self.tables.len();
-        let mut listeners: Vec<Vec<std::net::TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
+        let mut drivers: Vec<MioDriver> =
+            (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Thread)?;
         let mut ports = Vec::new();
-        for listen in &settings.listen {
+        let mut open = BTreeMap::new();
+        for (id, listen) in (0..).zip(&settings.listen) {
             let failed = |error| StartError::Listen { address: listen.text.clone(), error };
             let sockets = listen::bind(listen, shards).map_err(failed)?;
             ports.push(sockets[0].local_addr().map_err(failed)?.port());
-            for (socket, listeners) in sockets.into_iter().zip(&mut listeners) {
-                listeners.push(socket);
+            open.insert(id, sockets[0].try_clone().map_err(failed)?);
+            for (driver, socket) in drivers.iter_mut().zip(sockets) {
+                driver.listen(id, socket).map_err(failed)?;
             }
         }
-        let drivers: Vec<MioDriver> = listeners
-            .into_iter()
-            .map(MioDriver::new)
-            .collect::<io::Result<_>>()
-            .map_err(StartError::Thread)?;
+        self.next_listener.store(ports.len() as u32, SeqCst);
+        *self.listeners() = open;
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
         let gate = Arc::new(Gate::default());
         let pages = Arc::new(ServerPages::new(self.tables.clone()));
@@ -228,7 +237,53 @@ impl Server {
         }
     }
 
+    /// Listens at one address more: its number and its port.
+    pub fn listen(&self, address: &str) -> Result<(u32, u16), StartError> {
+        let listen: ListenAddress =
+            address.parse().map_err(|why| StartError::Config(format!("listen = {address}: {why}")))?;
+        // Under this lock, so that a stop sees it or comes first.
+        let phase = self.lock();
+        match *phase {
+            Phase::New => {
+                return Err(StartError::Phase("the server was not started: set the option \"listen\""));
+            }
+            Phase::Stopping | Phase::Stopped => return Err(StartError::Stopped),
+            Phase::Running => {}
+        }
+        let failed = |error| StartError::Listen { address: address.to_string(), error };
+        let sockets = listen::bind(&listen, self.tables.len()).map_err(failed)?;
+        let port = sockets[0].local_addr().map_err(failed)?.port();
+        let handle = sockets[0].try_clone().map_err(failed)?;
+        let id = self.next_listener.fetch_add(1, SeqCst);
+        self.listeners().insert(id, handle);
+        for (mailbox, socket) in self.mailboxes.get().into_iter().flatten().zip(sockets) {
+            mailbox.change_listening(Listening::Begin { id, socket });
+        }
+        Ok((id, port))
+    }
+
+    /// Ends listening at an address; its connections go on. False if there is no such number.
+    pub fn unlisten(&self, id: u32) -> bool {
+        let is_known = self.listeners().remove(&id).is_some();
+        if is_known {
+            for mailbox in self.mailboxes.get().into_iter().flatten() {
+                mailbox.change_listening(Listening::End { id });
+            }
+        }
+        is_known
+    }
+
+    /// Runs `look` on a listening socket, if there is one of this number.
+    pub fn with_listener<R>(&self, id: u32, look: impl FnOnce(&TcpListener) -> R) -> Option<R> {
+        self.listeners().get(&id).map(look)
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u32, TcpListener>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn post_stop(&self, frame: CloseFrame, spread: Duration, deadline: Duration) {
+        self.listeners().clear();
         for mailbox in self.mailboxes.get().into_iter().flatten() {
             let _ = mailbox.post(Command::Stop { frame: Box::new(frame), spread, deadline });
         }

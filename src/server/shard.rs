@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use log::{error, warn};
 
-use super::mailbox::{Mail, Mailbox};
+use super::mailbox::{Listening, Mail, Mailbox};
 use crate::driver::{Accepted, Batch, Driver};
 use crate::engine::event::{Event, EventKind};
 use crate::engine::turn::Handler;
@@ -135,7 +135,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn take_mail(&mut self) {
         // After a panic the rest is still there.
-        if self.mail.commands.is_empty() && self.mail.sockets.is_empty() {
+        if self.mail.commands.is_empty() && self.mail.sockets.is_empty() && self.mail.listening.is_empty() {
             self.mailbox.take(&mut self.mail);
             self.mail.commands.reverse();
         }
@@ -144,6 +144,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         while let Some(accepted) = self.mail.sockets.pop() {
             self.adopt(accepted);
+        }
+        for change in self.mail.listening.drain(..) {
+            match change {
+                Listening::Begin { id, socket } if self.listens => {
+                    if let Err(error) = self.driver.listen(id, socket) {
+                        warn!(target: "fullduplex::listen", "can't listen: {error}");
+                    }
+                }
+                // The server is stopping: the socket closes.
+                Listening::Begin { .. } => {}
+                Listening::End { id } => self.driver.unlisten(id),
+            }
         }
     }
 

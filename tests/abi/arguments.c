@@ -107,6 +107,9 @@ static void null_for_a_server_is_an_invalid_argument_everywhere(void)
     CHECK_STATUS(FDX_E_INVALID_ARG, fdx_server_stop(NULL, 1001, "bye", FDX_NTS, 0, 0));
     CHECK_STATUS(FDX_E_INVALID_ARG, fdx_server_wait(NULL, 0));
     CHECK_STATUS(FDX_E_INVALID_ARG, fdx_server_set(NULL, "max.message", "1k", &error));
+    CHECK_STATUS(FDX_E_INVALID_ARG, fdx_listen(NULL, "127.0.0.1:0", NULL, &port, &error));
+    CHECK_STATUS(FDX_E_INVALID_ARG, fdx_unlisten(NULL, 0));
+    CHECK_STATUS(FDX_E_INVALID_ARG, fdx_listener_fd(NULL, 0, NULL));
     CHECK_STATUS(FDX_E_INVALID_ARG, fdx_listener_port(NULL, 0, &port));
     CHECK_STATUS(FDX_E_INVALID_ARG, fdx_accept(NULL, 1, NULL, NULL, 0));
     CHECK_STATUS(FDX_E_INVALID_ARG, fdx_reject(NULL, 1, 403, NULL, 0, NULL, 0));

@@ -515,6 +515,72 @@ static void after_a_fork_the_child_gets_an_error_from_every_call_and_the_parent_
     host_end(h);
 }
 
+/* Shards learn of it by mail: for a moment they still accept. */
+static int eventually_refused(uint16_t port)
+{
+    struct sockaddr_in address;
+    int tries;
+
+    memset(&address, 0, sizeof address);
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(port);
+    for (tries = 0; tries < 500; tries++) {
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        int connected = connect(fd, (struct sockaddr *)&address, sizeof address) == 0;
+        close(fd);
+        if (!connected)
+            return 1;
+        sleep_ms(10);
+    }
+    return 0;
+}
+
+static void a_running_server_listens_at_more_addresses_and_at_fewer(void)
+{
+    host *h = host_start("threads = 2\n", ON_USUAL, NULL, NULL);
+    fdx_error error = new_error();
+    client first, second, third;
+    uint32_t id = 99, other = 99;
+    uint16_t port = 0, other_port = 0;
+    intptr_t fd = -1;
+
+    CHECK_STATUS(FDX_OK, fdx_listen(h->server, "127.0.0.1:0", &id, &port, &error));
+    CHECK(id > 0 && port != 0 && port != h->port);
+    CHECK_STATUS(FDX_OK, fdx_listen(h->server, "127.0.0.1:0", NULL, NULL, NULL));
+    first = client_open(h->port);
+    second = client_open(port);
+
+    CHECK_STATUS(FDX_OK, fdx_listener_fd(h->server, id, &fd));
+    CHECK(fd > 2 && fcntl((int)fd, F_GETFD) == FD_CLOEXEC);
+    CHECK_STATUS(FDX_OK, fdx_unlisten(h->server, id));
+    CHECK_STATUS(FDX_E_NOT_FOUND, fdx_unlisten(h->server, id));
+    CHECK_STATUS(FDX_E_NOT_FOUND, fdx_listener_fd(h->server, id, &fd));
+    CHECK(eventually_refused(port));                /* and who came in that way goes on */
+    client_leave(&second);
+    third = client_open(h->port);
+    client_leave(&third);
+
+    CHECK_STATUS(FDX_OK, fdx_unlisten(h->server, 0));           /* the configured one, too */
+    CHECK(eventually_refused(h->port));
+    CHECK_STATUS(FDX_OK, fdx_listen(h->server, "127.0.0.1:0", &other, &other_port, &error));
+    CHECK(other != id);
+    third = client_open(other_port);
+    client_leave(&third);
+
+    CHECK_STATUS(FDX_E_CONFIG, fdx_listen(h->server, "nowhere", &id, &port, &error));
+    CHECK(strstr(error.message, "nowhere") != NULL);
+    CHECK_STATUS(FDX_E_INVALID_ARG, fdx_listen(h->server, NULL, &id, &port, &error));
+    CHECK_STATUS(FDX_E_INVALID_ARG, fdx_listener_fd(h->server, other, NULL));
+    client_leave(&first);
+    CHECK_STATUS(FDX_OK, fdx_server_stop(h->server, 1001, "", 0, 0, 1000));
+    CHECK_STATUS(FDX_E_STOPPED, fdx_listen(h->server, "127.0.0.1:0", &id, &port, &error));
+    CHECK_STATUS(FDX_E_NOT_FOUND, fdx_unlisten(h->server, other));
+    CHECK_STATUS(FDX_OK, fdx_server_wait(h->server, 10000));
+    CHECK(eventually_refused(other_port));
+    host_end(h);
+}
+
 int main(void)
 {
     signal(SIGPIPE, SIG_DFL);
@@ -537,5 +603,6 @@ int main(void)
     PROVE(the_threads_of_a_server_block_all_signals);
     PROVE(a_process_started_meanwhile_inherits_no_descriptor);
     PROVE(after_a_fork_the_child_gets_an_error_from_every_call_and_the_parent_goes_on);
+    PROVE(a_running_server_listens_at_more_addresses_and_at_fewer);
     return 0;
 }

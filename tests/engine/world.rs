@@ -119,7 +119,10 @@ impl World for MioWorld {
     }
 
     fn driver(&mut self) -> Self::Driver {
-        let driver = MioDriver::new(self.listener.take().into_iter().collect()).unwrap();
+        let mut driver = MioDriver::new().unwrap();
+        if let Some(listener) = self.listener.take() {
+            driver.listen(0, listener).unwrap();
+        }
         JumpingClock { driver, ahead_us: self.ahead_us.clone() }
     }
 
@@ -206,6 +209,14 @@ impl<D: Driver> Driver for JumpingClock<D> {
 
     fn close(&mut self, slot: Slot, reset: bool) -> Option<Buffer> {
         self.driver.close(slot, reset)
+    }
+
+    fn listen(&mut self, id: u32, socket: std::net::TcpListener) -> std::io::Result<()> {
+        self.driver.listen(id, socket)
+    }
+
+    fn unlisten(&mut self, id: u32) {
+        self.driver.unlisten(id);
     }
 
     fn stop_listening(&mut self) {
