@@ -36,7 +36,7 @@ use limits::Gate;
 use opening::Pages;
 use receiving::{Aside, Source};
 use routes::Routes;
-use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
+use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table, charge};
 use timers::Timers;
 use turn::{EventView, Handler, Message, Turn};
 
@@ -373,6 +373,7 @@ impl Engine {
             Command::Abort { conn, by } => self.abort(conn, by),
             Command::Ping { conn, payload } => {
                 let Some(slot) = self.find(conn) else { return };
+                self.entry(slot).take_from_mailbox(conn, charge(payload.as_slice().len()));
                 self.push_control(slot, Opcode::Ping, payload.as_slice());
             }
             Command::SetPaused { conn, paused } => {

@@ -22,7 +22,9 @@ impl Engine {
     pub(super) fn push(&mut self, slot: Slot, parts: [&[u8]; 3]) {
         let connection = &mut self.connections[slot as usize];
         let outbox = connection.outbox.get_or_insert_with(|| self.spares.outbox());
-        if outbox.push(parts, &mut self.spares).is_err() {
+        let pushed = outbox.push(parts, &mut self.spares);
+        entry_of(&self.entries, slot).outbox_bytes.set(outbox.bytes() as u64);
+        if pushed.is_err() {
             self.lose(slot);
         }
         self.mark_dirty(slot);

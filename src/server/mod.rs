@@ -464,8 +464,12 @@ impl Server {
         if entry.get().dialect().wire_form() == WireForm::Hixie {
             return Err(Misuse::Unsupported);
         }
-        // Pings from other threads count, as everything that waits for a peer does.
-        if entry.get().queued_bytes() as usize > self.settings().send.limit_bytes {
+        // It counts from here on, as everything that waits for a peer does.
+        let charged = charge(payload.as_slice().len());
+        let entry = entry.get();
+        let waiting = entry.add_to_mailbox(conn, charged).ok_or(Misuse::NoConnection)?;
+        if (waiting + entry.outbox_bytes.get()) as usize > self.settings().send.limit_bytes {
+            entry.take_from_mailbox(conn, charged);
             return Err(Misuse::Full);
         }
         self.post(turn, conn, Command::Ping { conn, payload: Box::new(payload) })

@@ -296,6 +296,35 @@ static void a_peer_that_writes_into_a_pause_is_slowed_down_not_buffered(void)
     host_end(h);
 }
 
+static unsigned pings;
+
+/* Within a callback nothing leaves, so every ping must find room in the outbox. */
+static void ping_until_full(host *own, const fdx_event *event)
+{
+    static const char payload[125] = { 0 };
+
+    if (event->type != FDX_EV_MESSAGE)
+        return;
+    while (fdx_ping(own->server, event->conn, payload, sizeof payload) == FDX_OK) {
+        pings++;
+        CHECK(pings < 10 * LIMIT / sizeof payload);
+    }
+}
+
+static void pings_of_the_host_fill_the_outbox_and_no_more_than_that(void)
+{
+    client c;
+
+    pings = 0;
+    h = host_start("send.limit = 256k\n", ON_USUAL, ping_until_full, NULL);
+    c = client_open(h->port);
+    client_say(&c, "now");
+    CHECK(client_read(&c) == OP_PING && c.payload_len == 125);
+    CHECK(pings > LIMIT / 2 / 127 && pings <= LIMIT / 127 + 1);
+    client_drop(&c);
+    host_end(h);
+}
+
 int main(void)
 {
     PROVE(a_slow_reader_is_told_by_high_water_then_full_and_a_drain_follows);
@@ -310,5 +339,6 @@ int main(void)
     PROVE(a_pause_inside_a_message_holds_back_what_comes_later);
     PROVE(a_paused_connection_can_be_closed_and_ends);
     PROVE(a_peer_that_writes_into_a_pause_is_slowed_down_not_buffered);
+    PROVE(pings_of_the_host_fill_the_outbox_and_no_more_than_that);
     return 0;
 }

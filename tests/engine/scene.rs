@@ -294,10 +294,11 @@ impl<W: World> Scene<W> {
         let len = match &command {
             Command::Send { payload, .. } => Some(payload.len()),
             Command::SendMessage { message, .. } => Some(message.payload.len()),
+            Command::Ping { payload, .. } => Some(payload.as_slice().len()),
             _ => None,
         };
         if let (Some(len), Some(entry)) = (len, self.tables[conn.shard()].entry(conn.slot())) {
-            // As `Server::send` does.
+            // As the server does.
             entry.get().add_to_mailbox(conn, charge(len));
         }
         assert!(self.mailboxes[conn.shard()].post(command).is_ok(), "the shard is there");
