@@ -1,0 +1,287 @@
+//! What can be asked of one connection, from any thread.
+//!
+//! `turn` is the turn of the connection's own shard, if the caller is in it.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
+
+use super::{Answer, Done, Server};
+use crate::buffer::Buffer;
+use crate::config::WhenFull;
+use crate::engine::Command;
+use crate::engine::connection::UserData;
+use crate::engine::event::ClosedBy;
+use crate::engine::table::{Entry, EntryRef, Life, PendingRequest, charge};
+use crate::engine::turn::{Message, Misuse, Sent, Turn};
+use crate::id::ConnId;
+use crate::protocol::close::CloseFrame;
+use crate::protocol::handshake;
+use crate::protocol::{Control, Kind, WireForm, http};
+
+impl Server {
+    /// Queues a message; never blocks.
+    pub fn send(&self, conn: ConnId, kind: Kind, data: &[u8]) -> Result<Sent, Misuse> {
+        if kind == Kind::Text && simdutf8::basic::from_utf8(data).is_err() {
+            return Err(Misuse::NotUtf8);
+        }
+        self.send_from_afar(conn, kind, data.len(), || {
+            let mut payload = Vec::new();
+            payload.try_reserve_exact(data.len()).map_err(|_| Misuse::NoMemory)?;
+            payload.extend_from_slice(data);
+            Ok(Command::Send { conn, kind, payload })
+        })
+    }
+
+    pub fn send_message(&self, conn: ConnId, message: &Arc<Message>) -> Result<Sent, Misuse> {
+        self.send_from_afar(conn, message.kind, message.payload.len(), || {
+            Ok(Command::SendMessage { conn, message: message.clone() })
+        })
+    }
+
+    /// Answers from the table, and leaves the message in the mailbox.
+    fn send_from_afar(
+        &self,
+        conn: ConnId,
+        kind: Kind,
+        len: usize,
+        command: impl FnOnce() -> Result<Command, Misuse>,
+    ) -> Result<Sent, Misuse> {
+        let (entry, life) = self.find(conn)?;
+        let entry = entry.get();
+        is_open(life)?;
+        if kind == Kind::Binary && entry.dialect().wire_form() == WireForm::Hixie {
+            return Err(Misuse::Unsupported);
+        }
+        let settings = self.settings();
+        let limits = &settings.send;
+        if len > limits.limit_bytes {
+            return Err(Misuse::TooBig);
+        }
+        let command = command()?;
+        // Added before it is compared, so that many threads together can't pass the limit.
+        let waiting = entry.add_to_mailbox(conn, charge(len)).ok_or(Misuse::NoConnection)?;
+        // The last head may stand over the limit, as with sends from callbacks.
+        let queued = (waiting - charge(0) + entry.outbox_bytes.get()) as usize;
+        if queued > limits.limit_bytes {
+            entry.take_from_mailbox(conn, charge(len));
+            entry.dropped.fetch_add(1, Relaxed);
+            self.tables[conn.shard()].counters.dropped_messages.fetch_add(1, Relaxed);
+            let is_first = !entry.wants_drain.swap(true, SeqCst);
+            if limits.full == WhenFull::Close {
+                self.post(None, conn, Command::Abort { conn, by: ClosedBy::Limit })?;
+            } else if is_first {
+                // The shard may have drained it all before it could see the wish.
+                self.post(None, conn, Command::Look { conn })?;
+            }
+            return Err(Misuse::Full);
+        }
+        let sent = if queued > limits.high_water_bytes {
+            entry.wants_drain.store(true, SeqCst);
+            Sent::HighWater
+        } else {
+            Sent::Queued
+        };
+        self.post(None, conn, command)?;
+        Ok(sent)
+    }
+
+    /// Begins the close handshake; what is queued goes first.
+    pub fn close(
+        &self,
+        turn: Option<&mut Turn<'_>>,
+        conn: ConnId,
+        frame: CloseFrame,
+    ) -> Result<Done, Misuse> {
+        let (entry, life) = self.find(conn)?;
+        match life {
+            Life::Closing => return Ok(Done::Already),
+            life => is_open(life)?,
+        }
+        if !entry.get().begin_close(conn) {
+            return Ok(Done::Already);
+        }
+        self.post(turn, conn, Command::Close { conn, frame: Box::new(frame) })?;
+        Ok(Done::Now)
+    }
+
+    /// Ends the connection without a word.
+    pub fn abort(&self, turn: Option<&mut Turn<'_>>, conn: ConnId) -> Result<(), Misuse> {
+        let (entry, life) = self.find(conn)?;
+        if life == Life::Closed {
+            return Err(Misuse::NoConnection);
+        }
+        // From now on nothing more is taken for it.
+        entry.get().begin_close(conn);
+        self.post(turn, conn, Command::Abort { conn, by: ClosedBy::Host })
+    }
+
+    pub fn set_paused(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, paused: bool) -> Result<(), Misuse> {
+        let (_, life) = self.find(conn)?;
+        is_open(life)?;
+        self.post(turn, conn, Command::SetPaused { conn, paused })
+    }
+
+    pub fn ping(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, payload: Control) -> Result<(), Misuse> {
+        let (entry, life) = self.find(conn)?;
+        is_open(life)?;
+        if entry.get().dialect().wire_form() == WireForm::Hixie {
+            return Err(Misuse::Unsupported);
+        }
+        // It counts from here on, as everything that waits for a peer does.
+        let charged = charge(payload.as_slice().len());
+        let entry = entry.get();
+        let waiting = entry.add_to_mailbox(conn, charged).ok_or(Misuse::NoConnection)?;
+        if (waiting + entry.outbox_bytes.get()) as usize > self.settings().send.limit_bytes {
+            entry.take_from_mailbox(conn, charged);
+            return Err(Misuse::Full);
+        }
+        self.post(turn, conn, Command::Ping { conn, payload: Box::new(payload) })
+    }
+
+    /// On an error `data` comes back unused.
+    pub fn set_data(
+        &self,
+        turn: Option<&mut Turn<'_>>,
+        conn: ConnId,
+        data: UserData,
+    ) -> Result<(), (Misuse, UserData)> {
+        match self.find(conn) {
+            Ok((_, life)) if life != Life::Closed => {}
+            _ => return Err((Misuse::NoConnection, data)),
+        }
+        let command = Command::SetData { conn, data };
+        match turn {
+            Some(turn) => turn.obey(command),
+            None => {
+                if let Err(Command::SetData { data, .. }) = self.post_or_back(conn, command) {
+                    return Err((Misuse::Stopped, data));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The embedder agrees to a request. `protocol` `None`: what the option `protocols` says.
+    pub fn accept(
+        &self,
+        turn: Option<&mut Turn<'_>>,
+        conn: ConnId,
+        protocol: Option<&str>,
+        headers: &str,
+    ) -> Result<(), Misuse> {
+        let (entry, life) = self.find(conn)?;
+        if life != Life::Deciding {
+            return Err(undecidable(life));
+        }
+        http::check_header_lines(headers, &handshake::OWN_HEADERS).map_err(Misuse::Invalid)?;
+        if let Some(protocol) = protocol.filter(|protocol| !protocol.is_empty()) {
+            let pending = self.request(conn)?;
+            if !handshake::offers_protocol(&pending.request, entry.get().dialect(), protocol) {
+                return Err(Misuse::Invalid("the client did not offer this subprotocol"));
+            }
+        }
+        if !entry.get().decide(conn, Life::Deciding) {
+            return Err(Misuse::State("it was decided already"));
+        }
+        let (protocol, headers) = (protocol.map(str::to_string), headers.to_string());
+        self.post(turn, conn, Command::Accept { conn, protocol, headers })
+    }
+
+    /// The embedder refuses a request for a WebSocket (`awaited` is `Life::Deciding`), or
+    /// replies to a plain one (`Life::Http`).
+    pub fn answer(
+        &self,
+        turn: Option<&mut Turn<'_>>,
+        conn: ConnId,
+        awaited: Life,
+        answer: &Answer<'_>,
+    ) -> Result<(), Misuse> {
+        let (entry, life) = self.find(conn)?;
+        if life != awaited {
+            return Err(undecidable(life));
+        }
+        http::check_header_lines(answer.headers, &handshake::OWN_HEADERS).map_err(Misuse::Invalid)?;
+        if !entry.get().decide(conn, awaited) {
+            return Err(Misuse::State("it was decided already"));
+        }
+        let mut body = Vec::new();
+        body.try_reserve_exact(answer.body.len()).map_err(|_| Misuse::NoMemory)?;
+        body.extend_from_slice(answer.body);
+        let command =
+            Command::Answer { conn, status: answer.status, headers: answer.headers.to_string(), body };
+        self.post(turn, conn, command)
+    }
+
+    /// The request of a connection, from UPGRADE until OPEN was delivered.
+    pub fn request(&self, conn: ConnId) -> Result<PendingRequest, Misuse> {
+        let (_, _) = self.find(conn)?;
+        let table = self.tables.get(conn.shard()).ok_or(Misuse::NoConnection)?;
+        table.request(conn).ok_or(Misuse::State("the request is kept only until OPEN was delivered"))
+    }
+
+    /// The subprotocol that was agreed on, or nothing.
+    pub fn protocol(&self, conn: ConnId) -> String {
+        let found = self.tables.get(conn.shard()).and_then(|table| table.protocol(conn));
+        found.map_or_else(String::new, |protocol| protocol.to_string())
+    }
+
+    /// Calls `each` for every connection that is open or closing.
+    pub fn each_open(&self, mut each: impl FnMut(ConnId, &Entry)) {
+        for (shard, table) in self.tables.iter().enumerate() {
+            table.ids(shard as u8, &mut each);
+        }
+    }
+
+    /// A connection's entry in its shard's table, and how far it has come.
+    pub fn find(&self, conn: ConnId) -> Result<(EntryRef, Life), Misuse> {
+        self.tables.get(conn.shard()).and_then(|table| table.find(conn)).ok_or(Misuse::NoConnection)
+    }
+
+    fn post(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, command: Command) -> Result<(), Misuse> {
+        match turn {
+            Some(turn) => {
+                turn.obey(command);
+                Ok(())
+            }
+            None => self.post_or_back(conn, command).map_err(|_| Misuse::Stopped),
+        }
+    }
+
+    fn post_or_back(&self, conn: ConnId, command: Command) -> Result<(), Command> {
+        match self.mailboxes.get().and_then(|mailboxes| mailboxes.get(conn.shard())) {
+            Some(mailbox) => mailbox.post(command),
+            None => Err(command),
+        }
+    }
+}
+
+impl Message {
+    /// Copies and checks a message for many connections.
+    pub fn new(kind: Kind, data: &[u8]) -> Result<Self, Misuse> {
+        if kind == Kind::Text && simdutf8::basic::from_utf8(data).is_err() {
+            return Err(Misuse::NotUtf8);
+        }
+        let mut payload = Buffer::default();
+        payload.append(data, data.len()).map_err(|_| Misuse::NoMemory)?;
+        Ok(Self { kind, payload: Arc::new(payload) })
+    }
+}
+
+fn is_open(life: Life) -> Result<(), Misuse> {
+    match life {
+        Life::Open => Ok(()),
+        Life::Closing => Err(Misuse::Closing),
+        Life::Deciding | Life::Accepted => Err(Misuse::State("the connection is not open yet")),
+        Life::Http => Err(Misuse::State("this is a plain HTTP request")),
+        Life::None | Life::Closed => Err(Misuse::NoConnection),
+    }
+}
+
+fn undecidable(life: Life) -> Misuse {
+    match life {
+        Life::Deciding => Misuse::State("this is a WebSocket request: accept or reject it"),
+        Life::Http => Misuse::State("this is a plain HTTP request: reply to it"),
+        Life::None | Life::Closed => Misuse::NoConnection,
+        _ => Misuse::State("it was decided already"),
+    }
+}
