@@ -71,6 +71,10 @@ pub struct Flags {
     pub dirty: bool,
     /// The peer has ended its half of the stream.
     pub peer_finished: bool,
+    /// Its route takes messages in pieces.
+    pub streams: bool,
+    /// A message of ours has begun and not ended.
+    pub fragmenting: bool,
     /// The embedder has paused reading.
     pub paused: bool,
     /// What the driver was last told about reading.

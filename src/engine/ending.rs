@@ -14,6 +14,7 @@ use super::event::{ClosedBy, Event};
 use super::table::Life;
 use crate::driver::Driver;
 use crate::id::{ConnId, Slot, Time};
+use crate::protocol::Dialect;
 use crate::protocol::close::{CloseCode, CloseFrame, Violation};
 use crate::protocol::http::Refusal;
 
@@ -94,7 +95,7 @@ impl Engine {
         connection.protocol.begin_close();
         connection.deadline = self.now.after(self.settings.timeouts.close);
         self.entry(slot).begin_close(conn);
-        self.push(slot, [&dialect.close_bytes(&frame), &[], &[]]);
+        self.push_close(slot, dialect, &frame);
         if dialect.awaits_close() {
             self.set_stage(slot, Stage::Closing(by));
             self.rearm(slot);
@@ -102,6 +103,13 @@ impl Engine {
             // A dialect without codes: what the peer will know is that it ended.
             self.tell_close(slot, &CloseFrame::EMPTY, by);
             self.finish(slot);
+        }
+    }
+
+    fn push_close(&mut self, slot: Slot, dialect: Dialect, frame: &CloseFrame) {
+        // Inside a text Hixie has no way to say anything; the end of the stream tells the peer.
+        if dialect.awaits_close() || !self.connections[slot as usize].flags.fragmenting {
+            self.push(slot, [&dialect.close_bytes(frame), &[], &[]]);
         }
     }
 
@@ -125,7 +133,7 @@ impl Engine {
                 // Our own Close went out before: then this was the answer to it.
                 let is_first = self.connections[slot as usize].stage == Stage::Open;
                 if let Some(frame) = frame.filter(|_| is_first) {
-                    self.push(slot, [&dialect.close_bytes(&frame), &[], &[]]);
+                    self.push_close(slot, dialect, &frame);
                 }
                 self.finish(slot);
             }

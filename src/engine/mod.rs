@@ -95,6 +95,8 @@ pub enum Command {
         conn: ConnId,
         kind: Kind,
         payload: Vec<u8>,
+        /// No fragment of the same message follows.
+        last: bool,
     },
     SendMessage {
         conn: ConnId,
@@ -363,11 +365,11 @@ impl Engine {
     /// Everything that other threads ask; see [`Command`].
     pub fn obey(&mut self, command: Command) {
         match command {
-            Command::Send { conn, kind, payload } => {
-                self.obey_send(conn, kind, Arc::new(Buffer::from(payload)));
+            Command::Send { conn, kind, payload, last } => {
+                self.obey_send(conn, kind, Arc::new(Buffer::from(payload)), last);
             }
             Command::SendMessage { conn, message } => {
-                self.obey_send(conn, message.kind, message.payload.clone());
+                self.obey_send(conn, message.kind, message.payload.clone(), true);
             }
             Command::Close { conn, frame } => self.close(conn, *frame, ClosedBy::Host),
             Command::Abort { conn, by } => self.abort(conn, by),
@@ -467,7 +469,7 @@ impl Engine {
         match kind {
             EventKind::Upgrade => wants.upgrade,
             EventKind::Open => wants.open,
-            EventKind::Message(_) => wants.message,
+            EventKind::Message(_) | EventKind::Fragment { .. } => wants.message,
             EventKind::Close { .. } => wants.close,
             EventKind::Drain => wants.drain,
             _ => wants.other,

@@ -123,9 +123,10 @@ impl Engine {
             return self.refuse(slot, Refusal::NotGet);
         }
         self.table.set_request(slot, PendingRequest { request, parameters });
-        let wants = self.routes.get(route).wants;
+        let (wants, streams) = (self.routes.get(route).wants, self.routes.get(route).streams);
         let connection = &mut self.connections[slot as usize];
         connection.route = route as u32;
+        connection.flags.streams = streams;
         connection.flags.head_only = is_head;
         connection.flags.has_side = true;
         let id = connection.id;

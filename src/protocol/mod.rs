@@ -56,6 +56,8 @@ enum Frames {
 
 /// What a conversation needs from around it while it receives.
 pub struct Context<'c> {
+    /// Messages that come in pieces are given on in pieces, and nothing is assembled.
+    pub streams: bool,
     pub message_bytes_max: usize,
     pub fragments_max: usize,
     pub pool: &'c mut BufferPool,
@@ -76,6 +78,13 @@ pub enum Incoming<'a> {
     Message {
         kind: Kind,
         payload: Payload<'a>,
+    },
+    /// A piece of a message that is given on as it comes. Text is valid as a whole; a piece may
+    /// end inside a character.
+    Fragment {
+        kind: Kind,
+        payload: &'a [u8],
+        fin: bool,
     },
     Ping(Control),
     Pong(Control),
@@ -317,15 +326,36 @@ pub enum WireForm {
 }
 
 impl WireForm {
-    /// What stands before a payload, and after it.
+    /// What stands before the payload of a message, or of a fragment of one, and after it.
     #[inline]
-    pub fn around(self, kind: Kind, len: usize) -> (ServerHead, &'static [u8]) {
-        match (self, kind) {
-            (Self::HyBi, Kind::Text) => (ServerHead::new(Opcode::Text, true, len), &[]),
-            (Self::HyBi, Kind::Binary) => (ServerHead::new(Opcode::Binary, true, len), &[]),
-            (Self::Hixie, _) => (ServerHead::hixie_text(), &[hixie::TEXT_END]),
+    pub fn around(self, kind: Kind, place: Place, len: usize) -> (ServerHead, &'static [u8]) {
+        match self {
+            Self::HyBi => {
+                let opcode = match kind {
+                    _ if !place.first => Opcode::Continuation,
+                    Kind::Text => Opcode::Text,
+                    Kind::Binary => Opcode::Binary,
+                };
+                (ServerHead::new(opcode, place.last, len), &[])
+            }
+            // Hixie has no fragments: a text may as well be written in pieces.
+            Self::Hixie => {
+                let head = if place.first { ServerHead::hixie_text() } else { ServerHead::none() };
+                (head, if place.last { &[hixie::TEXT_END] } else { &[] })
+            }
         }
     }
+}
+
+/// Where a frame stands in its message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    pub first: bool,
+    pub last: bool,
+}
+
+impl Place {
+    pub const WHOLE: Self = Self { first: true, last: true };
 }
 
 /// Text or binary.

@@ -37,6 +37,7 @@ pub struct Setup {
     config: Config,
     wants_upgrade: bool,
     http: bool,
+    streams: bool,
     shards: usize,
     buffer_bytes: Option<usize>,
 }
@@ -76,6 +77,8 @@ pub enum Told {
     Open,
     Text(String),
     Binary(Vec<u8>),
+    /// So many bytes of a message that is told as it comes; `true` with the last.
+    Piece(usize, bool),
     Drain,
     Ping(Vec<u8>),
     /// Does it answer a Ping of ours?
@@ -122,6 +125,11 @@ impl Setup {
         Self { http: true, ..self }
     }
 
+    /// Messages are told as they come.
+    pub fn streams(self) -> Self {
+        Self { streams: true, ..self }
+    }
+
     pub fn shards(self, shards: usize) -> Self {
         Self { shards, ..self }
     }
@@ -142,7 +150,7 @@ impl Setup {
             other: true,
         };
         let mut routes = Routes::default();
-        routes.add("/*", Route { number: 0, wants, http: self.http }).unwrap();
+        routes.add("/*", Route { number: 0, wants, http: self.http, streams: self.streams }).unwrap();
         let (settings, routes) = (Arc::new(self.config.settings().clone()), Arc::new(routes));
         let script = Script {
             told: Rc::default(),
@@ -518,7 +526,8 @@ impl<W: World> Drop for Scene<W> {
                 (0, Told::Upgrade | Told::Http) => 1,
                 (0 | 1, Told::Open) => 2,
                 (2, Told::Closed(..)) => 3,
-                (2, Told::Text(_) | Told::Binary(_) | Told::Drain | Told::Ping(_) | Told::Pong(_)) => 2,
+                (2, Told::Text(_) | Told::Binary(_) | Told::Piece(..)) => 2,
+                (2, Told::Drain | Told::Ping(_) | Told::Pong(_)) => 2,
                 (stage, told) => panic!("{id:?} is told {told:?} at stage {stage}"),
             };
         }
@@ -534,6 +543,7 @@ impl Handler for Script {
             EventKind::Open => Told::Open,
             EventKind::Message(Kind::Text) => Told::Text(text()),
             EventKind::Message(Kind::Binary) => Told::Binary(event.payload.to_vec()),
+            EventKind::Fragment { fin, .. } => Told::Piece(event.payload.len(), fin),
             EventKind::Drain => Told::Drain,
             EventKind::Ping => Told::Ping(event.payload.to_vec()),
             EventKind::Pong { rtt_us } => Told::Pong(rtt_us > 0),
@@ -554,6 +564,9 @@ pub fn echo(turn: &mut Turn<'_>, event: &EventView<'_>) {
         EventKind::Upgrade => accept(turn, event.conn),
         EventKind::Message(kind) => {
             let _ = turn.send(event.conn, kind, event.payload);
+        }
+        EventKind::Fragment { kind, fin } => {
+            let _ = turn.send_fragment(event.conn, kind, event.payload, fin);
         }
         _ => {}
     }

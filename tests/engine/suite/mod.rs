@@ -7,6 +7,7 @@ mod limits;
 mod messages;
 mod shards;
 mod stopping;
+mod streaming;
 mod timeouts;
 
 /// Makes of each function a test on the simulated kernel and one on the real.
