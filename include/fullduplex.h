@@ -114,7 +114,8 @@
 // A pong. `arg` is the round trip in microseconds if it answers a ping of the library's own.
 #define FDX_EV_PONG 8u
 
-// A plain HTTP request waits for `fdx_http_reply`; `conn` is the reply token. Only on routes with
+// A plain HTTP request waits for `fdx_http_reply`; `conn` is the reply token, a number for this
+// request alone, and `data` its body, of at most `max.body` bytes. Only on routes with
 // `FDX_ROUTE_HTTP`.
 #define FDX_EV_HTTP 9u
 
@@ -169,7 +170,7 @@
 // and comes as one piece.)
 #define FDX_ROUTE_STREAM 1u
 
-// Plain HTTP requests (GET and HEAD) under the path come as `FDX_EV_HTTP` to `on_other`. With no
+// Plain HTTP requests of any method under the path come as `FDX_EV_HTTP` to `on_other`. With no
 // other callback the route takes no WebSockets.
 #define FDX_ROUTE_HTTP 2u
 
@@ -693,10 +694,10 @@ fdx_status fdx_reject(fdx_server *server,
 
 // Replies to a plain request that FDX_EV_HTTP announced (`conn` is its reply token) with a
 // status (200 to 599), headers and a body. [any] Content-Length and Connection are set by the
-// server; a HEAD request gets no body. The connection closes then. Both lengths may be
-// `FDX_NTS`.
+// server; a HEAD request gets no body. The client may ask again on the same connection, which
+// is another request under another number. Both lengths may be `FDX_NTS`.
 //
-// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
+// `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
 //
 // Required:
 // `server` is live; `headers` has `hlen` bytes and `body` `blen`.

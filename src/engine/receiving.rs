@@ -27,7 +27,7 @@ impl Engine {
         let connection = &mut self.connections[slot as usize];
         connection.heard_at = self.now;
         match &mut connection.stage {
-            Stage::Handshake | Stage::Open | Stage::Closing(_) | Stage::Deciding(_) => {}
+            Stage::Handshake | Stage::Deciding(_) | Stage::Replying | Stage::Open | Stage::Closing(_) => {}
             Stage::Lingering { dropped_bytes } => {
                 *dropped_bytes = dropped_bytes.saturating_add(len as u32);
                 if *dropped_bytes > LINGER_BYTES_MAX {
@@ -101,21 +101,29 @@ impl Engine {
     /// What came was heard; but who says too much too fast is closed.
     #[inline]
     fn check_rates(&mut self, slot: Slot, messages: u64, bytes: usize) {
-        if !self.settings.limits.any_speech() {
+        if self.says_within_rates(slot, messages, bytes) {
             return;
         }
-        let connection = &mut self.connections[slot as usize];
-        let spoken = connection.spoken.get_or_insert_default();
-        let is_within = spoken.more(messages, bytes as u64, &self.settings.limits, self.now);
-        if !is_within && connection.stage == Stage::Open && !connection.flags.close_queued {
+        let connection = &self.connections[slot as usize];
+        if connection.stage == Stage::Open && !connection.flags.close_queued {
             self.table.counters.rate_limited.add(1);
             self.violated(slot, Violation::TooFast);
         }
     }
 
+    #[inline]
+    pub(super) fn says_within_rates(&mut self, slot: Slot, messages: u64, bytes: usize) -> bool {
+        if !self.settings.limits.any_speech() {
+            return true;
+        }
+        let rare = self.connections[slot as usize].rare.get_or_insert_default();
+        rare.spoken.more(messages, bytes as u64, &self.settings.limits, self.now)
+    }
+
     pub(super) fn take_aside(&mut self, slot: Slot, aside: Aside) {
         match aside {
             Aside::Request { request, offer } => self.requested(slot, request, offer),
+            Aside::Body(body) => self.ask(slot, Body::Shared(Arc::new(body))),
             Aside::Opened { answer } => {
                 self.push(slot, [&answer, &[], &[]]);
                 self.opened(slot);
@@ -184,6 +192,7 @@ impl Engine {
 /// What a received event asks of the connection besides being told.
 pub(super) enum Aside {
     Request { request: Arc<Request>, offer: Result<Offer, Refusal> },
+    Body(Buffer),
     Opened { answer: [u8; 16] },
     Closed(CloseFrame),
 }
@@ -283,6 +292,7 @@ impl<'e> Inbox<'e> {
                 });
             }
             Incoming::Request { request, offer } => self.asides.push(Aside::Request { request, offer }),
+            Incoming::Body(body) => self.asides.push(Aside::Body(body)),
             Incoming::Opened { answer } => {
                 // In its place before the first message, which may have come with the body.
                 self.events.push_back(Event { conn: self.conn, kind: EventKind::Open, body: Body::None });

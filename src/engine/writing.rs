@@ -115,6 +115,7 @@ impl Engine {
         if let Err(error) = self.write(slot, driver, arena) {
             return self.broken_in_flush(slot, driver, error.kind());
         }
+        self.end_reply(slot);
         let connection = &mut self.connections[slot as usize];
         if connection.outbox.is_none() && connection.stage == Stage::Finishing {
             driver.finish(slot);
@@ -128,7 +129,21 @@ impl Engine {
 
     /// Writes what the kernel takes.
     #[inline]
-    pub(super) fn write<D: Driver>(&mut self, slot: Slot, driver: &mut D, arena: &[u8]) -> io::Result<()> {
+    fn write<D: Driver>(&mut self, slot: Slot, driver: &mut D, arena: &[u8]) -> io::Result<()> {
+        self.write_outbox(slot, driver, arena)?;
+        if self.connections[slot as usize].stage == Stage::Replying {
+            self.write_download(slot, driver, arena)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn write_outbox<D: Driver>(
+        &mut self,
+        slot: Slot,
+        driver: &mut D,
+        arena: &[u8],
+    ) -> io::Result<()> {
         let connection = &mut self.connections[slot as usize];
         let Some(outbox) = &mut connection.outbox else { return Ok(()) };
         let entry = entry_of(&self.entries, slot);

@@ -185,7 +185,7 @@ static TABLE: Lazy<Table> = Lazy::new(|| {
 /// neither `max.message` nor `max.fragments` counts. (A Hixie message is assembled all the same
 /// and comes as one piece.)
 pub const FDX_ROUTE_STREAM: u32 = 0x1;
-/// Plain HTTP requests (GET and HEAD) under the path come as `FDX_EV_HTTP` to `on_other`. With no
+/// Plain HTTP requests of any method under the path come as `FDX_EV_HTTP` to `on_other`. With no
 /// other callback the route takes no WebSockets.
 pub const FDX_ROUTE_HTTP: u32 = 0x2;
 

@@ -45,7 +45,8 @@ pub const FDX_EV_CLOSE: u32 = 6;
 pub const FDX_EV_PING: u32 = 7;
 /// A pong. `arg` is the round trip in microseconds if it answers a ping of the library's own.
 pub const FDX_EV_PONG: u32 = 8;
-/// A plain HTTP request waits for `fdx_http_reply`; `conn` is the reply token. Only on routes with
+/// A plain HTTP request waits for `fdx_http_reply`; `conn` is the reply token, a number for this
+/// request alone, and `data` its body, of at most `max.body` bytes. Only on routes with
 /// `FDX_ROUTE_HTTP`.
 pub const FDX_EV_HTTP: u32 = 9;
 /// A listener has trouble, for example no file descriptors. `data` says what. It goes on by

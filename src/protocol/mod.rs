@@ -3,6 +3,7 @@
 //! Pure: no socket, no clock, no thread. The engine feeds what the driver read and queues what
 //! this says to answer; every transition between the states of a conversation stands here.
 
+pub mod body;
 pub mod close;
 pub mod frame;
 pub mod handshake;
@@ -15,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::buffer::{Buffer, BufferPool};
+use body::BodyReader;
 use close::{CloseFrame, Violation};
 use frame::{CONTROL_BYTES_MAX, Opcode, ServerHead};
 use handshake::{Offer, Rules};
@@ -28,6 +30,11 @@ pub struct Protocol {
 enum State {
     /// The request is still arriving.
     Requesting(Box<RequestReader>),
+    /// The body of a plain request is arriving.
+    Body {
+        request: Arc<Request>,
+        reader: Box<BodyReader>,
+    },
     /// The request is there; someone decides. Later bytes wait in `backlog`.
     Deciding {
         request: Arc<Request>,
@@ -66,11 +73,13 @@ pub struct Context<'c> {
 /// What was received. Payloads are lent from the bytes that were passed in, where possible.
 #[derive(Debug)]
 pub enum Incoming<'a> {
-    /// The request is whole. Nothing more is read until `accept` or `refuse`.
+    /// The request is whole. Nothing more is read until it is decided.
     Request {
         request: Arc<Request>,
         offer: Result<Offer, Refusal>,
     },
+    /// The body of a plain request is whole; as with the request.
+    Body(Buffer),
     /// The eight bytes of Hixie-76 came: the answer to send, and the conversation is open.
     Opened {
         answer: [u8; 16],
@@ -156,6 +165,19 @@ impl Protocol {
                         return Err(refusal.into());
                     }
                 },
+                State::Body { request, reader } => match reader.receive(bytes) {
+                    Ok(Some((body, taken))) => {
+                        let backlog = bytes[taken..].to_vec();
+                        self.state = State::Deciding { request: request.clone(), backlog };
+                        events(Incoming::Body(body));
+                        return Ok(Flow::Open);
+                    }
+                    Ok(None) => return Ok(Flow::Open),
+                    Err(refusal) => {
+                        self.state = State::Closed;
+                        return Err(refusal.into());
+                    }
+                },
                 State::Deciding { backlog, .. } => {
                     // The engine stops reading here, so this is at most what one read held.
                     backlog.extend_from_slice(bytes);
@@ -198,9 +220,30 @@ impl Protocol {
         Accepted { response, backlog, is_open: self.dialect().is_some() }
     }
 
+    /// Before a plain request is decided its body is received: the bytes of it that are here
+    /// already, to be received again.
+    pub fn receive_body(&mut self, bytes_max: usize) -> Result<Vec<u8>, Refusal> {
+        let State::Deciding { request, backlog } = &mut self.state else {
+            unreachable!("the engine asks for the body of what waits for a decision");
+        };
+        let reader = Box::new(BodyReader::new(request.body(), bytes_max)?);
+        let backlog = std::mem::take(backlog);
+        self.state = State::Body { request: request.clone(), reader };
+        Ok(backlog)
+    }
+
+    /// A plain request was answered and another may follow: the bytes of it that are here
+    /// already, to be received again.
+    pub fn next_request(&mut self) -> Vec<u8> {
+        match std::mem::take(self).state {
+            State::Deciding { backlog, .. } => backlog,
+            _ => unreachable!("the engine goes on after a plain request only"),
+        }
+    }
+
     /// Can a plain HTTP answer still be given?
     pub fn can_be_refused(&self) -> bool {
-        matches!(self.state, State::Requesting(_) | State::Deciding { .. })
+        matches!(self.state, State::Requesting(_) | State::Body { .. } | State::Deciding { .. })
     }
 
     /// No WebSocket comes of this request.

@@ -1635,7 +1635,7 @@ impl<'s> Peer<'s> {
 
     fn note(incoming: Incoming<'_>, seen: &mut Vec<Seen>, pool: Option<&mut BufferPool>) {
         seen.push(match incoming {
-            Incoming::Request { .. } => panic!("a request is decided, not noted"),
+            Incoming::Request { .. } | Incoming::Body(_) => panic!("a request is decided, not noted"),
             Incoming::Opened { answer } => Seen::Opened(answer),
             Incoming::Message { kind, payload } => {
                 let bytes = payload.as_slice().to_vec();

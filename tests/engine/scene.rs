@@ -18,6 +18,7 @@ use fullduplex::driver::Driver;
 use fullduplex::engine::connection::{Release, UserData};
 use fullduplex::engine::event::{ClosedBy, EventKind};
 use fullduplex::engine::limits::Gate;
+use fullduplex::engine::plain::Pages;
 use fullduplex::engine::routes::{Route, Routes, Wants};
 use fullduplex::engine::table::{Table, charge};
 use fullduplex::engine::turn::{EventView, Handler, Turn};
@@ -38,6 +39,7 @@ pub struct Setup {
     wants_upgrade: bool,
     http: bool,
     streams: bool,
+    pages: Option<Arc<dyn Pages>>,
     shards: usize,
     buffer_bytes: Option<usize>,
 }
@@ -73,7 +75,8 @@ struct ClientState<W> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Told {
     Upgrade,
-    Http,
+    /// With its body.
+    Http(Vec<u8>),
     Open,
     Text(String),
     Binary(Vec<u8>),
@@ -130,6 +133,11 @@ impl Setup {
         Self { streams: true, ..self }
     }
 
+    /// The server answers some requests itself.
+    pub fn pages(self, pages: impl Pages + 'static) -> Self {
+        Self { pages: Some(Arc::new(pages)), ..self }
+    }
+
     pub fn shards(self, shards: usize) -> Self {
         Self { shards, ..self }
     }
@@ -151,6 +159,7 @@ impl Setup {
         };
         let mut routes = Routes::default();
         routes.add("/*", Route { number: 0, wants, http: self.http, streams: self.streams }).unwrap();
+        let pages = self.pages.unwrap_or_else(|| Arc::new(()));
         let (settings, routes) = (Arc::new(self.config.settings().clone()), Arc::new(routes));
         let script = Script {
             told: Rc::default(),
@@ -167,7 +176,7 @@ impl Setup {
                 routes: routes.clone(),
                 table: table.clone(),
                 gate: Arc::new(Gate::default()),
-                pages: Arc::new(()),
+                pages: pages.clone(),
                 generation_seed: 1,
             };
             let engine = Engine::new(parts, driver.now());
@@ -523,7 +532,7 @@ impl<W: World> Drop for Scene<W> {
         for (id, told) in self.script.told.borrow().iter().filter(|(id, _)| *id != ConnId::NONE) {
             let stage = stages.entry(*id).or_default();
             *stage = match (*stage, told) {
-                (0, Told::Upgrade | Told::Http) => 1,
+                (0, Told::Upgrade | Told::Http(_)) => 1,
                 (0 | 1, Told::Open) => 2,
                 (2, Told::Closed(..)) => 3,
                 (2, Told::Text(_) | Told::Binary(_) | Told::Piece(..)) => 2,
@@ -539,7 +548,7 @@ impl Handler for Script {
         let text = || String::from_utf8(event.payload.to_vec()).expect("a text is UTF-8");
         let told = match event.kind {
             EventKind::Upgrade => Told::Upgrade,
-            EventKind::Http => Told::Http,
+            EventKind::Http => Told::Http(event.payload.to_vec()),
             EventKind::Open => Told::Open,
             EventKind::Message(Kind::Text) => Told::Text(text()),
             EventKind::Message(Kind::Binary) => Told::Binary(event.payload.to_vec()),

@@ -5,6 +5,7 @@ mod closing;
 mod handshakes;
 mod limits;
 mod messages;
+mod plain;
 mod shards;
 mod stopping;
 mod streaming;
