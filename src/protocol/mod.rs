@@ -10,6 +10,7 @@ pub mod hixie;
 pub mod http;
 pub mod mask;
 pub mod message;
+pub mod proxy;
 pub mod trusted;
 
 use std::fmt;
