@@ -4,6 +4,7 @@
 //! this says to answer; every transition between the states of a conversation stands here.
 
 pub mod close;
+pub mod forwarded;
 pub mod frame;
 pub mod handshake;
 pub mod hixie;
