@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::id::SHARDS_MAX;
 use crate::protocol::handshake::{Origins, Rules};
+pub use crate::protocol::trusted::Trusted;
 use crate::protocol::{Dialect, Versions};
 pub use value::{ListenAddress, Rate};
 use value::{at_least, list, more_than_zero, not_zero, path, rate, size, time};

@@ -225,7 +225,7 @@ impl Request {
     }
 
     /// The elements of a comma-separated list, over all lines of that name.
-    pub fn list<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r [u8]> {
+    pub fn list<'r>(&'r self, name: &'r str) -> impl DoubleEndedIterator<Item = &'r [u8]> {
         self.indexes(name)
             .flat_map(|index| self.value(index).split(|&byte| byte == b','))
             .map(<[u8]>::trim_ascii)
@@ -278,7 +278,8 @@ impl Request {
         }
     }
 
-    fn indexes<'r>(&'r self, name: &'r str) -> impl Iterator<Item = usize> + 'r {
+    /// The header lines of that name, in order.
+    pub(super) fn indexes<'r>(&'r self, name: &'r str) -> impl DoubleEndedIterator<Item = usize> + 'r {
         (0..self.headers.len()).filter(move |&index| {
             self.head[self.headers[index].name.clone()].eq_ignore_ascii_case(name.as_bytes())
         })

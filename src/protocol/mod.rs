@@ -5,12 +5,15 @@
 
 pub mod body;
 pub mod close;
+pub mod forwarded;
 pub mod frame;
 pub mod handshake;
 pub mod hixie;
 pub mod http;
 pub mod mask;
 pub mod message;
+pub mod proxy;
+pub mod trusted;
 
 use std::fmt;
 use std::sync::Arc;
