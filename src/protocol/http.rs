@@ -338,7 +338,6 @@ pub enum Refusal {
     Origin,
     NotFound,
     TimedOut,
-    Stopping,
     TooManyConnections,
     TooManyFromAddress,
     TooFast,
@@ -365,7 +364,7 @@ impl Refusal {
             Self::TooManyFromAddress | Self::TooFast | Self::TooManyRequests => 429,
             Self::HeadTooBig => 431,
             Self::TransferCoding => 501,
-            Self::Stopping | Self::TooManyConnections | Self::OutOfMemory => 503,
+            Self::TooManyConnections | Self::OutOfMemory => 503,
             Self::HttpVersion => 505,
         }
     }
@@ -410,7 +409,6 @@ impl fmt::Display for Refusal {
             Self::Origin => f.write_str("this origin is not allowed"),
             Self::NotFound => f.write_str("nothing is here"),
             Self::TimedOut => f.write_str("the handshake took too long"),
-            Self::Stopping => f.write_str("the server is stopping"),
             Self::TooManyConnections => f.write_str("the server is full"),
             Self::TooManyFromAddress => f.write_str("too many connections from this address"),
             Self::TooFast => f.write_str("too many new connections from this address"),
