@@ -31,9 +31,9 @@ def attacked(threads, monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4096")
 
     @contextmanager
-    def attack(settings=None, program="echo"):
+    def attack(settings=None):
         settings = {"threads": threads, "http.metrics": METRICS, **(settings or {})}
-        with Program(program, settings=settings) as running:
+        with Program("echo", settings=settings) as running:
             server = Attacked(running)
             try:
                 yield server
