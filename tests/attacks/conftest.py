@@ -121,8 +121,8 @@ class Attacked:
     def assert_idle(self):
         """Nobody speaks, so nothing is to be done: a socket nobody takes care of makes a shard turn for ever."""
         begin = self.cpu_seconds()
-        time.sleep(0.05)
-        assert self.cpu_seconds() - begin < 0.025, "the server is busy with nothing"
+        time.sleep(0.03)
+        assert self.cpu_seconds() - begin < 0.015, "the server is busy with nothing"
 
     def metrics(self):
         with Wire(self.port).send(request("Connection: close", target=METRICS)) as wire:
@@ -168,7 +168,7 @@ def eventually(condition):
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(0.005)
     return True
 
 

@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from support.programs import PATIENCE_SECONDS
 
 
-def connect(port):
-    """A plain socket, for connections by the thousand."""
-    sock = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
+def connect(port, receive_bytes=None):
+    """A plain socket, for connections by the thousand. `receive_bytes`: so little does the kernel take for it."""
+    sock = socket.socket()
+    sock.settimeout(PATIENCE_SECONDS)
+    if receive_bytes:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    sock.connect(("127.0.0.1", port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
