@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::id::SHARDS_MAX;
 use crate::protocol::handshake::{Origins, Rules};
 use crate::protocol::{Dialect, Versions};
-pub use value::{ListenAddress, Rate};
+pub use value::{ListenAddress, Rate, StaticFiles};
 use value::{at_least, list, more_than_zero, not_zero, path, rate, size, time};
 
 /// What the embedder has set, as text and as values.
