@@ -4,6 +4,7 @@
 //! shard's mailbox; from inside a callback on the same shard it goes to the turn directly.
 
 mod calls;
+pub mod files;
 pub mod mailbox;
 pub mod pages;
 pub mod shard;
