@@ -432,6 +432,7 @@ mod tests {
             assert!(site.reply("GET", other, "").is_none(), "{other}");
         }
         assert_eq!(site.get("/assets/none").status, 404);
+        assert_eq!(site.get("/assets/a//b.txt").status, 404, "no second path to one file");
         assert_eq!(site.get("/assets/a/b.txt/").status, 404, "a file is no folder");
         assert_eq!(site.get("/assets/a/b.txt/c").status, 404);
     }
@@ -853,6 +854,15 @@ mod tests {
         fs::rename(site.path("b"), site.path("a")).unwrap();
         assert_eq!(Seen::from(reply).text(), "old");
         assert_eq!(site.get("/a").text(), "newer");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_that_are_paths_elsewhere_are_served_nowhere() {
+        let site = Site::new("/").with("a\\b", SECRET).with("a\nb", SECRET);
+        for target in ["/a\\b", "/a%5Cb", "/a%0ab"] {
+            assert_eq!(site.get(target).status, 404, "{target}");
+        }
     }
 
     #[test]
