@@ -316,8 +316,6 @@ const INDEX: &str = "index.html";
 mod tests {
     use std::collections::BTreeMap;
     use std::io::Write;
-    use std::sync::mpsc;
-    use std::thread;
 
     use tempfile::TempDir;
 
@@ -620,6 +618,9 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn pipes_and_sockets_are_not_served_and_hold_nobody() {
+        use std::sync::mpsc;
+        use std::thread;
+
         let site = Site::new("/").with("folder/page", "");
         for pipe in ["pipe", "folder/index.html"] {
             let made = std::process::Command::new("mkfifo").arg(site.path(pipe)).status().unwrap();
