@@ -22,7 +22,7 @@ use percent_encoding::percent_decode_str;
 use crate::protocol::http::Request;
 
 /// A directory whose files are served under a prefix of the path. `/` at the end stands for
-/// [`INDEX`]; folders are not listed; names that begin with a dot are not served.
+/// `index.html`; folders are not listed; names that begin with a dot are not served.
 pub struct Files {
     prefix: String,
     directory: Dir,
@@ -720,7 +720,7 @@ mod tests {
     fn a_time_that_no_http_date_can_say_is_left_out() {
         let site = Site::new("/").with("a", "hello");
         let day = Duration::from_secs(86400);
-        for time in [UNIX_EPOCH - day, SystemTime::now() + day, UNIX_EPOCH + 9000 * 366 * day] {
+        for time in [UNIX_EPOCH - day, SystemTime::now() + day] {
             site.set_modified("a", time);
             let seen = site.get("/a");
             assert_eq!((seen.status, seen.header("last-modified")), (200, None), "{time:?}");
