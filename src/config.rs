@@ -15,7 +15,7 @@ use crate::protocol::handshake::{Origins, Rules};
 use crate::protocol::proxy::ProxyVersions;
 pub use crate::protocol::trusted::Trusted;
 use crate::protocol::{Dialect, Versions};
-pub use value::{ListenAddress, ListenPlace, Rate};
+pub use value::{ListenAddress, ListenPlace, Rate, StaticFiles};
 use value::{at_least, list, more_than_zero, not_zero, path, rate, size, time};
 
 /// What the embedder has set, as text and as values.
@@ -38,6 +38,7 @@ pub struct Settings {
     pub send: SendLimits,
     pub timeouts: Timeouts,
     pub http: HttpPages,
+    pub files: Vec<StaticFiles>,
     pub proxies: Proxies,
 }
 
@@ -162,6 +163,7 @@ impl Config {
                 ping_timeout: None,
             },
             http: HttpPages::default(),
+            files: Vec::new(),
             proxies: Proxies {
                 trusted: Trusted::default(),
                 versions: ProxyVersions::Off,
@@ -246,7 +248,7 @@ fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
 }
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 29] = [
+pub static OPTIONS: [OptionSpec; 30] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -538,6 +540,15 @@ pub static OPTIONS: [OptionSpec; 29] = [
         live: true,
         help: "Answer GET on this path, like /metrics, with the server's sums as OpenMetrics text. Empty: nowhere.",
         set: |settings, value| put(&mut settings.http.metrics, path(value)),
+    },
+    OptionSpec {
+        name: "http.static",
+        kind: "list of /prefix/=directory",
+        default: "",
+        live: false,
+        help: "Serve the files of directories, like /=public or /assets/=/srv/www, where no route answers. No \
+               dot-files, no listings, nothing outside.",
+        set: |settings, value| put(&mut settings.files, StaticFiles::parse_list(value)),
     },
     OptionSpec {
         name: "proxy.trusted",

@@ -1,4 +1,4 @@
-//! What the text of an option can be: sizes, times, rates, lists, addresses.
+//! What the text of an option can be: sizes, times, rates, lists, addresses, directories.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -34,6 +34,14 @@ pub struct Rate {
     count: u64,
     interval_ns: u64,
     pub burst: u64,
+}
+
+/// A directory whose files are served under a prefix of the path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StaticFiles {
+    /// Begins and ends with a slash.
+    pub prefix: String,
+    pub directory: PathBuf,
 }
 
 impl Rate {
@@ -189,6 +197,39 @@ impl ListenPlace {
     }
 }
 
+impl FromStr for StaticFiles {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (prefix, directory) = text
+            .split_once('=')
+            .ok_or("expected a path and a directory, like /=public or /assets/=/srv/www")?;
+        let (prefix, directory) = (path(prefix.trim())?, directory.trim());
+        if !prefix.starts_with('/') || !prefix.ends_with('/') {
+            return Err("the path must begin and end with a slash, like / or /assets/".to_string());
+        }
+        if prefix.contains("//") || prefix.contains(['\\', '#']) {
+            return Err("the path must not hold //, # or a backslash".to_string());
+        }
+        if directory.is_empty() {
+            return Err(format!("expected a directory after {prefix}="));
+        }
+        Ok(Self { prefix, directory: directory.into() })
+    }
+}
+
+impl StaticFiles {
+    /// Several, between commas. The longest prefix comes first: it is the most specific.
+    pub fn parse_list(value: &str) -> Result<Vec<Self>, String> {
+        let mut all: Vec<Self> = list(value).iter().map(|one| one.parse()).collect::<Result<_, _>>()?;
+        all.sort_by(|a, b| b.prefix.len().cmp(&a.prefix.len()).then_with(|| a.prefix.cmp(&b.prefix)));
+        match all.windows(2).find(|pair| pair[0].prefix == pair[1].prefix) {
+            Some(pair) => Err(format!("{} has two directories", pair[0].prefix)),
+            None => Ok(all),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +292,37 @@ mod tests {
             "systemd:",
         ] {
             assert!(place(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn directories_have_a_prefix_and_the_longest_is_looked_at_first() {
+        let parsed = StaticFiles::parse_list("/=public, /assets/ = /srv/a=b").unwrap();
+        let files = |prefix: &str, directory: &str| StaticFiles {
+            prefix: prefix.to_string(),
+            directory: directory.into(),
+        };
+        assert_eq!(parsed, [files("/assets/", "/srv/a=b"), files("/", "public")]);
+        assert_eq!(StaticFiles::parse_list(""), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_wrong_directory_or_prefix_is_told_what_was_expected() {
+        for (bad, hint) in [
+            ("public", "like /=public"),
+            ("/=a,b", "like /=public"),
+            ("=public", "begin and end with a slash"),
+            ("/assets=public", "begin and end with a slash"),
+            ("assets/=public", "expected a path"),
+            ("/a?b/=public", "expected a path"),
+            ("/a b/=public", "expected a path"),
+            ("//evil.example/=public", "must not hold //"),
+            ("/a\\/=public", "backslash"),
+            ("/=", "a directory after /="),
+            ("/a/=b, /=c, /a/=d", "/a/ has two directories"),
+        ] {
+            let why = StaticFiles::parse_list(bad).unwrap_err();
+            assert!(why.contains(hint), "{bad:?}: {why}");
         }
     }
 }

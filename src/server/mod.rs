@@ -4,6 +4,7 @@
 //! shard's mailbox; from inside a callback on the same shard it goes to the turn directly.
 
 mod calls;
+pub mod files;
 pub mod mailbox;
 pub mod pages;
 pub mod shard;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, ListenAddress, LiveError, Settings};
+use crate::config::{Config, ListenAddress, LiveError, Settings, StaticFiles};
 use crate::driver::Driver;
 use crate::driver::listen::{self, Bound, Inherit, ListenSocket};
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
@@ -26,6 +27,7 @@ use crate::engine::table::Table;
 use crate::engine::turn::{Handler, Misuse};
 use crate::engine::{Command, Engine, Parts};
 use crate::protocol::close::{CloseCode, CloseFrame};
+use files::Files;
 use mailbox::{Listening, Mailbox};
 use pages::ServerPages;
 use shard::Shard;
@@ -170,6 +172,10 @@ impl Server {
         if settings.listen.is_empty() {
             return Err(StartError::Config("no address to listen at: set the option \"listen\"".to_string()));
         }
+        let open_files = |files: &StaticFiles| Files::open(&files.prefix, &files.directory);
+        let files = settings.files.iter().map(open_files).collect::<io::Result<_>>();
+        let files = files.map_err(|error| StartError::Config(format!("http.static: {error}")))?;
+        let pages = Arc::new(ServerPages::new(self.tables.clone(), files));
         let shards = self.tables.len();
         let mut drivers: Vec<MioDriver> =
             (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Thread)?;
@@ -188,7 +194,6 @@ impl Server {
         *self.listeners() = open;
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
         let gate = Arc::new(Gate::default());
-        let pages = Arc::new(ServerPages::new(self.tables.clone()));
         let made = drivers.into_iter().zip(&mailboxes).zip(&self.tables).enumerate();
         let mut shards: Vec<_> = made
             .map(|(index, ((driver, mailbox), table))| {
