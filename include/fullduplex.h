@@ -249,7 +249,8 @@ typedef struct fdx_event {
     uint64_t time_us;
 } fdx_event;
 
-// Receives an event, on a thread of the library. It may call any function of the library. It
+// Receives an event, on a thread of the library. It may call any function of the library. While
+// it runs the other connections of its thread wait; over 100 ms it is a warning in the log. It
 // must return: a C++ exception, a .NET exception or a longjmp out of it ends the process.
 typedef void (*fdx_event_fn)(void *user_data,
                              fdx_server *server,

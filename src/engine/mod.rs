@@ -293,6 +293,9 @@ impl Engine {
     /// deliver: the embedder sees, and sends. Nothing of the engine is borrowed while it does
     /// but through the turn.
     pub fn deliver(&mut self, arena: &[u8], handler: &mut impl Handler) {
+        if !self.events.is_empty() {
+            handler.begin();
+        }
         while let Some(mut event) = self.events.pop_front() {
             if event.conn == ConnId::NONE {
                 if let Some(route) = self.routes.for_server() {

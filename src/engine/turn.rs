@@ -19,6 +19,9 @@ use crate::protocol::{Kind, WireForm};
 
 /// Receives events. An implementation calls the embedder.
 pub trait Handler {
+    /// The first event of a turn is about to come.
+    fn begin(&mut self) {}
+
     fn handle(&mut self, turn: &mut Turn<'_>, event: &EventView<'_>);
 }
 

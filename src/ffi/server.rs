@@ -127,7 +127,7 @@ pub unsafe extern "C" fn fdx_server_start(server: *mut fdx_server, error: *mut f
                 Arc::from_raw(server.cast_const())
             };
             let _signals = SignalsBlocked::new();
-            Ok(handle.server.start(|| Deliverer { owner: owner.clone() }, INHERIT)?)
+            Ok(handle.server.start(|| Deliverer::new(owner.clone()), INHERIT)?)
         };
         // SAFETY: promised by the caller.
         start().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
