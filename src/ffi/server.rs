@@ -137,7 +137,8 @@ pub unsafe extern "C" fn fdx_server_start(server: *mut fdx_server, error: *mut f
 /// Begins to stop and returns at once. [any] Listeners close; every connection is closed with
 /// `code` (0: without one) and `reason`, spread over `spread_ms`; what is left after `deadline_ms`
 /// is cut. Each open connection still gets its CLOSE (`FDX_CLOSED_BY_SHUTDOWN`); the last event
-/// is `FDX_EV_STOPPED`. `len` may be `FDX_NTS`.
+/// is `FDX_EV_STOPPED`. Who connected before is still let in, and told good-bye as the others;
+/// plain requests are answered. `len` may be `FDX_NTS`.
 ///
 /// `FDX_OK`; `FDX_ALREADY`; `FDX_E_STATE` if it was not started; `FDX_E_INVALID_ARG` for a code
 /// that can't be sent; `FDX_E_TOO_BIG` for a reason over 123 bytes; `FDX_E_UTF8`.
@@ -220,7 +221,9 @@ pub unsafe extern "C" fn fdx_server_set(
 
 /// Listens at one address more while the server runs. [any] `*out_id` is its number for
 /// `fdx_unlisten` and `fdx_listener_fd`, `*out_port` its port; both may be NULL. The configured
-/// ones have the numbers from 0 on, in the order they were set.
+/// ones have the numbers from 0 on, in the order they were set. Of "fd:N" a duplicate is taken:
+/// the descriptor itself stays yours to close. The forms of an address are those of the option
+/// "listen".
 ///
 /// `FDX_OK`; `FDX_E_CONFIG` for an address that is none; `FDX_E_STATE` before the start;
 /// `FDX_E_STOPPED`; `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO`; `FDX_E_INVALID_ARG`.
@@ -273,9 +276,14 @@ pub unsafe extern "C" fn fdx_unlisten(server: *mut fdx_server, id: u32) -> fdx_s
     })
 }
 
-/// The descriptor of a listening socket, by its number: to be duplicated or passed on to the
-/// process that takes over. [any] It stays the server's, and is closed by `fdx_unlisten` and when
-/// the server stops.
+/// The descriptor of a listening socket, by its number (the configured ones count from 0): to be
+/// duplicated or passed on to the process that takes over, which listens at "fd:N". [any] It
+/// stays the server's, and is closed by `fdx_unlisten` and when the server stops; the file of a
+/// Unix socket stays from then on.
+///
+/// A restart that refuses nobody: start the new process with the descriptor; when it listens,
+/// `fdx_unlisten` in the old one, then `fdx_server_stop` with some seconds of `spread_ms`. What
+/// waits to be accepted is the new one's.
 ///
 /// `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_INVALID_ARG`; `FDX_E_UNSUPPORTED` where sockets are no
 /// descriptors.
