@@ -137,6 +137,8 @@ impl Server {
             return Err(StartError::Phase("the server was started already"));
         }
         let (shards, ports) = self.make_shards(handler)?;
+        // Before the first callback, which may ask for them.
+        let _ = self.ports.set(ports);
         self.shards_left.store(shards.len(), SeqCst);
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, shard) in shards.into_iter().enumerate() {
@@ -156,7 +158,6 @@ impl Server {
                 }
             }
         }
-        let _ = self.ports.set(ports);
         *phase = Phase::Running;
         Ok(())
     }
