@@ -53,8 +53,11 @@ pub unsafe extern "C" fn fdx_set_log(
             5.. => LevelFilter::Trace,
         };
         let sink = Some(Arc::new(Sink { log, user_data, drop }));
-        let old = std::mem::replace(&mut *SINK.write().unwrap_or_else(PoisonError::into_inner), sink);
+        let mut current = SINK.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *current, sink);
+        // Under the lock: of two threads the same one has the last word in both.
         log::set_max_level(if log.is_some() { level } else { LevelFilter::Off });
+        std::mem::drop(current);
         // After the lock: the destructor may call us.
         std::mem::drop(old);
     });
