@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, ListenAddress, LiveError, Settings};
+use crate::config::{Config, ListenAddress, LiveError, Settings, TEXT_BYTES_MAX};
 use crate::driver::Driver;
 use crate::driver::listen;
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
@@ -80,7 +80,12 @@ pub enum Done {
 pub enum StartError {
     Phase(&'static str),
     Config(String),
-    Listen { address: String, error: io::Error },
+    Listen {
+        address: String,
+        error: io::Error,
+    },
+    /// What waits for sockets can't be had.
+    Driver(io::Error),
     Thread(io::Error),
     Stopped,
 }
@@ -169,7 +174,7 @@ impl Server {
         }
         let shards = self.tables.len();
         let mut drivers: Vec<MioDriver> =
-            (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Thread)?;
+            (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Driver)?;
         let mut ports = Vec::new();
         let mut open = BTreeMap::new();
         for (id, listen) in (0..).zip(&settings.listen) {
@@ -235,6 +240,9 @@ impl Server {
 
     /// Listens at one address more: its number and its port.
     pub fn listen(&self, address: &str) -> Result<(u32, u16), StartError> {
+        if address.len() > TEXT_BYTES_MAX {
+            return Err(StartError::Config(format!("an address has at most {TEXT_BYTES_MAX} bytes")));
+        }
         let listen: ListenAddress =
             address.parse().map_err(|why| StartError::Config(format!("listen = {address}: {why}")))?;
         // Under this lock, so that a stop sees it or comes first.
