@@ -373,8 +373,11 @@ static void every_unknown_kind_and_flag_is_refused(void)
     for (bit = 0; bit < 32; bit++) {
         uint32_t flag = (uint32_t)1 << bit;
 
-        CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send(h->server, opened, FDX_TEXT, "hello", 5, flag));
-        CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send(h->server, opened, FDX_BINARY, "hello", 5, flag));
+        if (flag != FDX_F_MORE) {
+            CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send(h->server, opened, FDX_TEXT, "hello", 5, flag));
+            CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send(h->server, opened, FDX_TEXT, "hello", 5, flag | FDX_F_MORE));
+            CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send(h->server, opened, FDX_BINARY, "hello", 5, flag));
+        }
         CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send_msg(h->server, &opened, 1, message, flag, NULL));
         CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send_msg(h->server, NULL, 0, message, flag, NULL));
         if (flag != FDX_TEXT && flag != FDX_BINARY) {
@@ -383,10 +386,12 @@ static void every_unknown_kind_and_flag_is_refused(void)
         }
         CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send(h->server, opened, FDX_TEXT | FDX_BINARY | flag, "hello", 5, 0));
         CHECK(fdx_msg_new(FDX_TEXT | FDX_BINARY | flag, "hello", 5) == NULL);
-        if (flag != FDX_ROUTE_HTTP) {
+        if (flag != FDX_ROUTE_HTTP && flag != FDX_ROUTE_STREAM) {
             memset(&handlers, 0, sizeof handlers);
             handlers.struct_size = sizeof handlers;
-            handlers.flags = flag | (flag & 4 ? FDX_ROUTE_HTTP : 0);
+            handlers.flags = flag;
+            CHECK_STATUS(FDX_E_INVALID_ARG, fdx_config_route(config, "/", 0, &handlers, NULL));
+            handlers.flags = flag | FDX_ROUTE_HTTP | FDX_ROUTE_STREAM;
             CHECK_STATUS(FDX_E_INVALID_ARG, fdx_config_route(config, "/", 0, &handlers, NULL));
         }
         if (flag != FDX_ABI)

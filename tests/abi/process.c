@@ -11,25 +11,45 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-/* Runs a part of a test in a child, which must end by itself and well. No exit(): a checker of memory would
- * count there what the parent's other threads hold. */
-static void in_a_child(void (*part)(void))
-{
-    pid_t child;
-    int status = 0;
+typedef struct child {
+    pid_t pid;
+    counter *is_done;                   /* in memory that both share */
+} child;
 
+/* Runs a part of a test in a child. It ends without any exit: a checker of memory would count there what the
+ * parent's other threads hold. */
+static child begin_child(void (*part)(void))
+{
+    child c;
+
+    c.is_done = (counter *)mmap(NULL, sizeof *c.is_done, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK((void *)c.is_done != MAP_FAILED);
     fflush(NULL);
-    child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
+    c.pid = fork();
+    CHECK(c.pid >= 0);
+    if (c.pid == 0) {
         alarm(runs_slowly() ? 200 : 50);
         part();
-        _exit(0);
+        counter_add(c.is_done);
+        kill(getpid(), SIGKILL);
     }
-    CHECK(waitpid(child, &status, 0) == child);
-    if (WIFSIGNALED(status))
+    return c;
+}
+
+static void await_child(child c)
+{
+    int status = 0;
+
+    CHECK(waitpid(c.pid, &status, 0) == c.pid);
+    if (counter_get(c.is_done) != 1 && WIFSIGNALED(status))
         fprintf(stderr, "the child was ended by signal %d\n", WTERMSIG(status));
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(counter_get(c.is_done) == 1);
+    munmap(c.is_done, sizeof *c.is_done);
+}
+
+static void in_a_child(void (*part)(void))
+{
+    await_child(begin_child(part));
 }
 
 static void echo(host *h, const fdx_event *event)
@@ -112,20 +132,20 @@ static void a_child_may_end_by_exit_and_the_parent_goes_on_serving(void)
     c = client_open(parents->port);
     parents_conn = host_await(parents, FDX_EV_OPEN, 1).conn;
     for (way = 0; way < 2; way++) {
-        pid_t child;
         int status = 0;
+        pid_t pid;
 
         fflush(NULL);
-        child = fork();
-        CHECK(child >= 0);
-        if (child == 0) {
+        pid = fork();
+        CHECK(pid >= 0);
+        if (pid == 0) {
             alarm(runs_slowly() ? 200 : 50);
             let_go_of_the_parents_server();
             if (way)
                 exit(0);
             _exit(0);
         }
-        CHECK(waitpid(child, &status, 0) == child);
+        CHECK(waitpid(pid, &status, 0) == pid);
         /* Checkers of memory give an exit() their own status: the child holds what threads of the parent use. */
         CHECK(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || runs_slowly()));
         client_say(&c, "still here");
@@ -149,8 +169,6 @@ static void fork_in_the_callback(host *h, const fdx_event *event)
 
 static void a_callback_may_fork(void)
 {
-    parents = host_new(NULL, NULL);
-    host_free(parents);
     parents = host_start(NULL, ON_USUAL, fork_in_the_callback, NULL);
     check_it_serves(parents->port);
     host_end(parents);
@@ -335,7 +353,7 @@ static void the_library_can_be_loaded_and_unloaded_a_hundred_times(void)
     }
     CHECK_SOON(running_threads() == threads);
     CHECK(open_files() == files);
-    in_a_child(serve_in_the_child);         /* what the library told fork() about itself is not called any more, or is there */
+    in_a_child(serve_in_the_child);         /* what the copies told fork() about themselves is still there */
     unlink(path);
 }
 
@@ -442,7 +460,9 @@ static void a_storm_of_signals_reaches_no_thread_of_the_library(void)
         CLIENT_EXPECT_TEXT(&c, "in the storm");
     }
     CHECK_SOON(counter_get(&signals_handled) > 100);
-    CHECK(check_the_masks_of_all_threads() == 3);
+    /* valgrind keeps the masks of threads to itself, and gives the kernel its own. */
+    if (!runs_slowly())
+        CHECK(check_the_masks_of_all_threads() == 3);
     CHECK_STATUS(FDX_E_TIMEOUT, fdx_server_wait(h->server, 50));    /* which is interrupted and waits on */
     client_leave(&c);
     __atomic_store_n(&threads_shall_end, 1, __ATOMIC_SEQ_CST);
@@ -490,13 +510,15 @@ static void meet_trouble(host *h, const fdx_event *event)
 #define CROWD 24
 
 /* More clients than the server has descriptors for: those in the queue come in when others leave. */
-static void come_as_a_crowd(int port_pipe)
+static int port_pipe[2];
+
+static void come_as_a_crowd(void)
 {
     client clients[CROWD];
     uint16_t port;
     unsigned i;
 
-    CHECK(read(port_pipe, &port, sizeof port) == (ssize_t)sizeof port);
+    CHECK(read(port_pipe[0], &port, sizeof port) == (ssize_t)sizeof port);
     for (i = 0; i < CROWD; i++) {
         clients[i] = client_dial(port);
         client_ask(&clients[i], "/", NULL);
@@ -511,25 +533,17 @@ static void come_as_a_crowd(int port_pipe)
 
 static void serve_a_crowd_with_ten_descriptors(void)
 {
-    int port_pipe[2], status = 0;
-    pid_t crowd;
+    child crowd;
     host *h;
 
     close_what_was_inherited();
     CHECK(pipe(port_pipe) == 0);
-    crowd = fork();
-    CHECK(crowd >= 0);
-    if (crowd == 0) {
-        alarm(runs_slowly() ? 200 : 50);
-        close(port_pipe[1]);
-        come_as_a_crowd(port_pipe[0]);
-        _exit(0);
-    }
+    crowd = begin_child(come_as_a_crowd);
     close(port_pipe[0]);                    /* 3 is free again: 0, 1, 2 and 4 are in use */
     set_limit(RLIMIT_NOFILE, 10);
     h = host_start("timeout.handshake = 60s\n", ON_USUAL, meet_trouble, NULL);
     CHECK(write(port_pipe[1], &h->port, sizeof h->port) == (ssize_t)sizeof h->port);
-    CHECK(waitpid(crowd, &status, 0) == crowd && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    await_child(crowd);
     CHECK(counter_get(&troubles_told) > 0);
     CHECK(host_count(h, FDX_EV_OPEN) == CROWD);
     host_end(h);
@@ -537,7 +551,9 @@ static void serve_a_crowd_with_ten_descriptors(void)
 
 static void a_server_without_descriptors_says_so_and_goes_on_when_there_are_some(void)
 {
-    in_a_child(serve_a_crowd_with_ten_descriptors);
+    /* valgrind has a limit of its own make, which closes what the kernel has accepted. */
+    if (!runs_slowly())
+        in_a_child(serve_a_crowd_with_ten_descriptors);
 }
 
 static void start_with_ever_more_descriptors(void)
@@ -608,7 +624,7 @@ static unsigned threads_of_this_user(void)
 
 static void start_with_ever_more_threads(void)
 {
-    unsigned failures = 0, in_part = 0, limit, most;
+    unsigned failures = 0, limit, most;
     fdx_status status = FDX_E_IO;
 
     /* root has no limit; somebody whom nobody else is has one of his own. */
@@ -639,7 +655,6 @@ static void start_with_ever_more_threads(void)
             CHECK(status == FDX_E_IO && error.os_error == EAGAIN && strstr(error.message, "thread"));
             CHECK_STATUS(FDX_ALREADY, fdx_server_stop(server, 1001, "", 0, 0, 100));
             CHECK_STATUS(FDX_E_STATE, fdx_server_start(server, NULL));
-            in_part += running_threads() > 3;
             failures++;
         }
         CHECK_STATUS(FDX_OK, fdx_server_wait(server, 30000));
@@ -648,7 +663,6 @@ static void start_with_ever_more_threads(void)
         CHECK_SOON(running_threads() == 3 && open_files() == files);
     }
     CHECK(status == FDX_OK && failures >= 2);
-    (void)in_part;
 }
 
 static void a_start_without_enough_threads_is_an_error_and_ends_those_that_had_begun(void)
@@ -727,20 +741,20 @@ static counter answers_refused;
 
 static void answer_with_more_than_there_is(host *h, const fdx_event *event)
 {
-    static char *header;
     size_t len;
 
     if (event->type == FDX_EV_UPGRADE || event->type == FDX_EV_HTTP) {
         fdx_status (*answer)(fdx_server *, fdx_conn, uint16_t, const char *, size_t, const void *, size_t) =
             event->type == FDX_EV_HTTP ? fdx_http_reply : fdx_reject;
 
-        header = big;                       /* one line: "xxx…: xxx…" CR LF */
-        header[3] = ':';
-        memcpy(header + BIG - 2, "\r\n", 2);
+        big[3] = ':';                       /* one line: "xxx:xxx…" CR LF */
+        memcpy(big + BIG - 2, "\r\n", 2);
         CHECK_STATUS(FDX_E_NOMEM, answer(h->server, event->conn, 404, NULL, 0, big, BIG));
-        CHECK_STATUS(FDX_E_NOMEM, answer(h->server, event->conn, 404, header, BIG, NULL, 0));
-        if (event->type == FDX_EV_UPGRADE)
-            CHECK_STATUS(FDX_E_NOMEM, fdx_accept(h->server, event->conn, NULL, header, BIG));
+        CHECK_STATUS(FDX_E_TOO_BIG, answer(h->server, event->conn, 404, big, BIG, NULL, 0));
+        if (event->type == FDX_EV_UPGRADE) {
+            CHECK_STATUS(FDX_E_TOO_BIG, fdx_accept(h->server, event->conn, NULL, big, BIG));
+            CHECK_STATUS(FDX_E_INVALID_ARG, fdx_accept(h->server, event->conn, big, NULL, 0));
+        }
         CHECK(CALL(fdx_request_get(h->server, event->conn, big, NULL, 0, NULL)) == FDX_E_NOT_FOUND);
         counter_add(&answers_refused);
         /* What does not suffice for two copies, or for one and a half. */
@@ -750,16 +764,17 @@ static void answer_with_more_than_there_is(host *h, const fdx_event *event)
     echo(h, event);
 }
 
-static void be_answered(uint16_t port, const char *extra)
+static void be_answered(uint16_t port, int is_upgrade)
 {
+    static const char page[] = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
     client c = client_dial(port);
     char bytes[4096];
     int status;
 
-    if (extra)
+    if (is_upgrade)
         client_ask(&c, "/", NULL);
     else
-        client_write(&c, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 35);
+        client_write(&c, page, strlen(page));
     status = client_read_head(&c);
     CHECK(status == 404 || status == 0);    /* the answer, or the end if no memory was left for it */
     while (status && recv(c.fd, bytes, sizeof bytes, 0) > 0)
@@ -774,9 +789,9 @@ static void answer_more_than_there_is(void)
     allocate_big('x');
     h = host_start_with(NULL, ON_ALL, FDX_ROUTE_HTTP, answer_with_more_than_there_is, NULL);
     leave_little_memory(64 << 20);
-    be_answered(h->port, NULL);
-    be_answered(h->port, "");
-    be_answered(h->port, NULL);
+    be_answered(h->port, 0);
+    be_answered(h->port, 1);
+    be_answered(h->port, 0);
     CHECK(counter_get(&answers_refused) == 3);
     host_end(h);
 }

@@ -5,7 +5,7 @@
 /* -- the matrix ---------------------------------------------------------------------------------------- */
 
 static const uint16_t places[] = {
-    FDX_EV_THREAD_START, FDX_EV_UPGRADE, FDX_EV_OPEN, FDX_EV_MESSAGE, FDX_EV_PING, FDX_EV_PONG, FDX_EV_DRAIN, FDX_EV_HTTP,
+    FDX_EV_THREAD_START, FDX_EV_UPGRADE, FDX_EV_OPEN, FDX_EV_MESSAGE, FDX_EV_FRAGMENT, FDX_EV_PING, FDX_EV_PONG, FDX_EV_DRAIN, FDX_EV_HTTP,
     FDX_EV_CLOSE, FDX_EV_STOPPED, FDX_EV_THREAD_STOP,
 };
 #define PLACES (sizeof places / sizeof places[0])
@@ -136,6 +136,10 @@ static void do_in(uint16_t place, const call *one)
         fdx_server *server = NULL;
 
         handlers.flags = FDX_ROUTE_HTTP;
+        if (place == FDX_EV_FRAGMENT) {
+            handlers.flags |= FDX_ROUTE_STREAM;
+            handlers.on_message = host_record;
+        }
         handlers.drop = host_dropped;
         CHECK_STATUS(FDX_OK, fdx_config_route(config, "/" "*", 7, &handlers, NULL));
         CHECK_STATUS(FDX_OK, fdx_server_new(config, &server, NULL));
