@@ -302,9 +302,10 @@ typedef struct fdx_conn_info {
     uint16_t http;
     // `FDX_CI_*`
     uint32_t flags;
-    // The peer's address, ended by NUL.
+    // The client's address, ended by NUL: what a trusted proxy says (`proxy.trusted`), or
+    // else `peer_addr`.
     char remote_addr[64];
-    // The address of the socket's other end.
+    // The address of the socket's other end; "unix" for a Unix socket.
     char peer_addr[64];
     char subprotocol[64];
 } fdx_conn_info;
@@ -652,7 +653,7 @@ fdx_status fdx_unlisten(fdx_server *server, uint32_t id);
 fdx_status fdx_listener_fd(fdx_server *server, uint32_t id, ptrdiff_t *out_fd);
 
 // The port of the configured listener `index`, in the order they were set: where port 0 was
-// asked for, the one it got. [any]
+// asked for, the one it got; 0 for a Unix socket. [any] Each socket that systemd passed counts.
 //
 // `FDX_OK`; `FDX_E_NOT_FOUND` past the last, or before the start; `FDX_E_INVALID_ARG`.
 //

@@ -7,6 +7,7 @@
 pub mod connection;
 mod ending;
 pub mod event;
+mod identity;
 pub mod limits;
 mod opening;
 pub mod plain;
@@ -208,7 +209,8 @@ impl Engine {
         }
         let good_byes = match &self.stopping {
             Some(stopping) => {
-                stopping.pending.front().map_or(Time::NEVER, |(at, _)| *at).min(stopping.deadline)
+                let next = stopping.pending.front().map_or(Time::NEVER, |(at, _)| *at);
+                next.min(stopping.asking_until).min(stopping.deadline)
             }
             None => Time::NEVER,
         };

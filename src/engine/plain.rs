@@ -261,14 +261,17 @@ impl Engine {
             reading: connection.flags.reading,
             dirty: connection.flags.dirty,
             peer_finished: connection.flags.peer_finished,
+            entered: connection.flags.entered,
+            counted: connection.flags.counted,
             ..Flags::default()
         };
-        let mut backlog = connection.protocol.next_request();
         let data = std::mem::take(&mut connection.data);
+        let mut backlog = connection.protocol.next_request();
         self.discarded.extend(data.release);
         if had_side {
             self.table.forget_side(slot);
         }
+        self.forget_client(slot);
         let entry = self.entry(slot);
         entry.reset(id.generation(), entry.peer(), entry.local());
         entry.bytes_in.add(backlog.len() as u64);

@@ -1,7 +1,6 @@
 //! The server: made, started, stopped, waited for.
 
 use std::ffi::c_char;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use super::event::Deliverer;
 use super::status::*;
 use super::{c_text, done, guard, guard_or, handle, misused, text};
 use crate::config::LiveError;
+use crate::driver::listen::{Inherit, ListenSocket};
 use crate::protocol::close::{CloseCode, CloseFrame, REASON_BYTES_MAX};
 use crate::server::{Server, Waited};
 
@@ -127,7 +127,7 @@ pub unsafe extern "C" fn fdx_server_start(server: *mut fdx_server, error: *mut f
                 Arc::from_raw(server.cast_const())
             };
             let _signals = SignalsBlocked::new();
-            Ok(handle.server.start(|| Deliverer { owner: owner.clone() })?)
+            Ok(handle.server.start(|| Deliverer { owner: owner.clone() }, INHERIT)?)
         };
         // SAFETY: promised by the caller.
         start().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
@@ -240,7 +240,7 @@ pub unsafe extern "C" fn fdx_listen(
         let listen = || -> Result<(), Failure> {
             // SAFETY: promised by the caller.
             let (handle, address) = unsafe { (handle(server)?, c_text(address)?) };
-            let (id, port) = handle.server.listen(address)?;
+            let (id, port) = handle.server.listen(address, INHERIT)?;
             // SAFETY: promised by the caller: null or writable.
             unsafe {
                 if let Some(out_id) = out_id.as_mut() {
@@ -290,7 +290,7 @@ pub unsafe extern "C" fn fdx_listener_fd(server: *mut fdx_server, id: u32, out_f
         if out_fd.is_null() {
             return Err(FDX_E_INVALID_ARG);
         }
-        let fd = handle.server.with_listener(id, descriptor).ok_or(FDX_E_NOT_FOUND)??;
+        let fd = handle.server.hand_over(id, descriptor).ok_or(FDX_E_NOT_FOUND)??;
         // SAFETY: promised by the caller.
         unsafe { out_fd.write(fd) };
         Ok(FDX_OK)
@@ -298,17 +298,36 @@ pub unsafe extern "C" fn fdx_listener_fd(server: *mut fdx_server, id: u32, out_f
 }
 
 #[cfg(unix)]
-fn descriptor(listener: &TcpListener) -> Result<isize, fdx_status> {
-    Ok(std::os::fd::AsRawFd::as_raw_fd(listener) as isize)
+fn descriptor(listener: &ListenSocket) -> Result<isize, fdx_status> {
+    use std::os::fd::AsRawFd;
+    Ok(match listener {
+        ListenSocket::Tcp(socket) => socket.as_raw_fd() as isize,
+        ListenSocket::Unix(socket) => socket.as_raw_fd() as isize,
+    })
 }
 
 #[cfg(not(unix))]
-fn descriptor(_: &TcpListener) -> Result<isize, fdx_status> {
+fn descriptor(_: &ListenSocket) -> Result<isize, fdx_status> {
     Err(FDX_E_UNSUPPORTED)
 }
 
+/// Takes a duplicate of a descriptor that the embedder names by its number.
+#[cfg(unix)]
+const INHERIT: Inherit = |number| {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    // SAFETY: it only makes a new descriptor, whatever the number is.
+    let duplicate = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if duplicate < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: it was made above and is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
+};
+#[cfg(not(unix))]
+const INHERIT: Inherit = ();
+
 /// The port of the configured listener `index`, in the order they were set: where port 0 was
-/// asked for, the one it got. [any]
+/// asked for, the one it got; 0 for a Unix socket. [any] Each socket that systemd passed counts.
 ///
 /// `FDX_OK`; `FDX_E_NOT_FOUND` past the last, or before the start; `FDX_E_INVALID_ARG`.
 ///

@@ -2,6 +2,7 @@
 //!
 //! `turn` is the turn of the connection's own shard, if the caller is in it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
@@ -223,6 +224,11 @@ impl Server {
     pub fn protocol(&self, conn: ConnId) -> String {
         let found = self.tables.get(conn.shard()).and_then(|table| table.protocol(conn));
         found.map_or_else(String::new, |protocol| protocol.to_string())
+    }
+
+    /// The client, if a trusted proxy has said who it is.
+    pub fn remote(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.tables.get(conn.shard())?.remote(conn)
     }
 
     /// Calls `each` for every connection that is open or closing.

@@ -11,7 +11,6 @@ pub mod shard;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
@@ -19,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, ListenAddress, LiveError, Settings, TEXT_BYTES_MAX};
 use crate::driver::Driver;
-use crate::driver::listen;
+use crate::driver::listen::{self, Bound, Inherit, ListenSocket};
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
 use crate::engine::limits::Gate;
 use crate::engine::routes::Routes;
@@ -41,8 +40,8 @@ pub struct Server {
     mailboxes: OnceLock<Vec<Arc<Mailbox<MioSocket>>>>,
     /// Of the configured listeners.
     ports: OnceLock<Vec<u16>>,
-    /// A second handle to each address that is listened at now, by its number.
-    listeners: Mutex<BTreeMap<u32, TcpListener>>,
+    /// A second handle to each socket that listens now, by its number.
+    listeners: Mutex<BTreeMap<u32, Bound>>,
     next_listener: AtomicU32,
     phase: Mutex<Phase>,
     /// Locked while they are joined, so that nobody's wait ends before they have.
@@ -136,12 +135,13 @@ impl Server {
     pub fn start<H: Handler + Send + 'static>(
         self: &Arc<Self>,
         handler: impl Fn() -> H,
+        inherit: Inherit,
     ) -> Result<(), StartError> {
         let mut phase = self.lock();
         if *phase != Phase::New {
             return Err(StartError::Phase("the server was started already"));
         }
-        let (shards, ports) = self.make_shards(handler)?;
+        let (shards, ports) = self.make_shards(handler, inherit)?;
         // Before the first callback, which may ask for them.
         let _ = self.ports.set(ports);
         self.shards_left.store(shards.len(), SeqCst);
@@ -167,7 +167,11 @@ impl Server {
         Ok(())
     }
 
-    fn make_shards<H: Handler>(&self, handler: impl Fn() -> H) -> Result<Made<H>, StartError> {
+    fn make_shards<H: Handler>(
+        &self,
+        handler: impl Fn() -> H,
+        inherit: Inherit,
+    ) -> Result<Made<H>, StartError> {
         let settings = self.settings();
         if settings.listen.is_empty() {
             return Err(StartError::Config("no address to listen at: set the option \"listen\"".to_string()));
@@ -175,15 +179,15 @@ impl Server {
         let shards = self.tables.len();
         let mut drivers: Vec<MioDriver> =
             (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Driver)?;
-        let mut ports = Vec::new();
-        let mut open = BTreeMap::new();
-        for (id, listen) in (0..).zip(&settings.listen) {
+        let (mut ports, mut open) = (Vec::new(), BTreeMap::new());
+        for listen in &settings.listen {
             let failed = |error| StartError::Listen { address: listen.text.clone(), error };
-            let sockets = listen::bind(listen, shards).map_err(failed)?;
-            ports.push(sockets[0].local_addr().map_err(failed)?.port());
-            open.insert(id, sockets[0].try_clone().map_err(failed)?);
-            for (driver, socket) in drivers.iter_mut().zip(sockets) {
-                driver.listen(id, socket).map_err(failed)?;
+            for bound in listen::bind(listen, inherit).map_err(failed)? {
+                let id = ports.len() as u32;
+                ports.push(bound.socket.port().map_err(failed)?);
+                let socket = bound.socket.try_clone().map_err(failed)?;
+                drivers[0].listen(id, socket).map_err(failed)?;
+                open.insert(id, bound);
             }
         }
         self.next_listener.store(ports.len() as u32, SeqCst);
@@ -207,7 +211,9 @@ impl Server {
                 Shard::new(driver, engine, mailbox.clone(), handler(), ARENA_BYTES)
             })
             .collect();
-        if shards.len() > 1 && !listen::SPREADS {
+        if shards.len() > 1 {
+            // One accepts for all: each socket is one, to be handed over as a whole, and the
+            // connections go round.
             shards[0].spread_over(mailboxes.clone());
         }
         let _ = self.mailboxes.set(mailboxes);
@@ -239,7 +245,7 @@ impl Server {
     }
 
     /// Listens at one address more: its number and its port.
-    pub fn listen(&self, address: &str) -> Result<(u32, u16), StartError> {
+    pub fn listen(&self, address: &str, inherit: Inherit) -> Result<(u32, u16), StartError> {
         if address.len() > TEXT_BYTES_MAX {
             return Err(StartError::Config(format!("an address has at most {TEXT_BYTES_MAX} bytes")));
         }
@@ -255,34 +261,40 @@ impl Server {
             Phase::Running => {}
         }
         let failed = |error| StartError::Listen { address: address.to_string(), error };
-        let sockets = listen::bind(&listen, self.tables.len()).map_err(failed)?;
-        let port = sockets[0].local_addr().map_err(failed)?.port();
-        let handle = sockets[0].try_clone().map_err(failed)?;
-        let id = self.next_listener.fetch_add(1, SeqCst);
-        self.listeners().insert(id, handle);
-        for (mailbox, socket) in self.mailboxes.get().into_iter().flatten().zip(sockets) {
-            mailbox.change_listening(Listening::Begin { id, socket });
+        let mut made = None;
+        for bound in listen::bind(&listen, inherit).map_err(failed)? {
+            let port = bound.socket.port().map_err(failed)?;
+            let socket = bound.socket.try_clone().map_err(failed)?;
+            let id = self.next_listener.fetch_add(1, SeqCst);
+            self.listeners().insert(id, bound);
+            if let Some(mailbox) = self.mailboxes.get().and_then(|mailboxes| mailboxes.first()) {
+                mailbox.change_listening(Listening::Begin { id, socket });
+            }
+            made.get_or_insert((id, port));
         }
-        Ok((id, port))
+        made.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
     }
 
     /// Ends listening at an address; its connections go on. False if there is no such number.
     pub fn unlisten(&self, id: u32) -> bool {
         let is_known = self.listeners().remove(&id).is_some();
-        if is_known {
-            for mailbox in self.mailboxes.get().into_iter().flatten() {
-                mailbox.change_listening(Listening::End { id });
-            }
+        let shard = self.mailboxes.get().and_then(|mailboxes| mailboxes.first());
+        if let Some(mailbox) = shard.filter(|_| is_known) {
+            mailbox.change_listening(Listening::End { id });
         }
         is_known
     }
 
-    /// Runs `look` on a listening socket, if there is one of this number.
-    pub fn with_listener<R>(&self, id: u32, look: impl FnOnce(&TcpListener) -> R) -> Option<R> {
-        self.listeners().get(&id).map(look)
+    /// Runs `take` on a listening socket that is to be handed over, if there is one of this
+    /// number.
+    pub fn hand_over<R>(&self, id: u32, take: impl FnOnce(&ListenSocket) -> R) -> Option<R> {
+        let mut listeners = self.listeners();
+        let bound = listeners.get_mut(&id)?;
+        bound.keep_path();
+        Some(take(&bound.socket))
     }
 
-    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u32, TcpListener>> {
+    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u32, Bound>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
