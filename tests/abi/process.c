@@ -594,6 +594,51 @@ static void a_start_without_enough_descriptors_is_an_error_and_leaves_nothing(vo
     in_a_child(start_with_ever_more_descriptors);
 }
 
+/* An address may name a descriptor of the host's. One that is no listening socket is refused, and stays as it was. */
+static void a_descriptor_that_is_no_listening_socket_is_refused_and_left_as_it_was(void)
+{
+    host *h = host_start(NULL, ON_USUAL, echo, NULL);
+    client connected = client_dial(h->port);
+    int fds[6], ends[2];
+    char address[300];
+    fdx_error error;
+    size_t i;
+
+    CHECK(pipe(ends) == 0);
+    fds[0] = ends[0];
+    fds[1] = ends[1];
+    fds[2] = socket(AF_INET, SOCK_DGRAM, 0);
+    fds[3] = connected.fd;
+    fds[4] = open("/dev/null", O_RDWR);
+    fds[5] = open("/", O_RDONLY);
+    for (i = 0; i < 6; i++) {
+        int flags = fcntl(fds[i], F_GETFL), close_on_exec = fcntl(fds[i], F_GETFD);
+
+        snprintf(address, sizeof address, "fd:%d", fds[i]);
+        error = new_error();
+        CHECK_ANY2(FDX_E_IO, FDX_E_CONFIG, fdx_listen(h->server, address, NULL, NULL, &error));
+        CHECK(error.message[0] != '\0');
+        CHECK(fcntl(fds[i], F_GETFL) == flags && fcntl(fds[i], F_GETFD) == close_on_exec);
+    }
+    CHECK_ANY2(FDX_E_IO, FDX_E_CONFIG, fdx_listen(h->server, "fd:98765", NULL, NULL, NULL));
+    CHECK_STATUS(FDX_E_CONFIG, fdx_listen(h->server, "fd:-1", NULL, NULL, NULL));
+    CHECK_STATUS(FDX_E_CONFIG, fdx_listen(h->server, "fd:99999999999", NULL, NULL, NULL));
+    CHECK_ANY2(FDX_E_IO, FDX_E_CONFIG, fdx_listen(h->server, "unix:/no/such/folder/name.sock", NULL, NULL, NULL));
+    memset(address, 'x', sizeof address);
+    memcpy(address, "unix:/", 6);
+    address[sizeof address - 1] = '\0';
+    CHECK_ANY2(FDX_E_IO, FDX_E_CONFIG, fdx_listen(h->server, address, NULL, NULL, NULL));
+    address[5] = '@';
+    CHECK_ANY2(FDX_E_IO, FDX_E_CONFIG, fdx_listen(h->server, address, NULL, NULL, NULL));
+    CHECK_ANY2(FDX_E_IO, FDX_E_CONFIG, fdx_listen(h->server, "systemd", NULL, NULL, NULL));
+    for (i = 0; i < 6; i++)
+        if (i != 3)
+            close(fds[i]);
+    client_drop(&connected);
+    check_it_serves(h->port);
+    host_end(h);
+}
+
 /* -- no threads ------------------------------------------------------------------------------------------------------ */
 
 /* All threads of all processes of this user. */
@@ -936,6 +981,7 @@ int main(void)
     PROVE(a_storm_of_signals_reaches_no_thread_of_the_library);
     PROVE(a_server_without_descriptors_says_so_and_goes_on_when_there_are_some);
     PROVE(a_start_without_enough_descriptors_is_an_error_and_leaves_nothing);
+    PROVE(a_descriptor_that_is_no_listening_socket_is_refused_and_left_as_it_was);
     PROVE(a_start_without_enough_threads_is_an_error_and_ends_those_that_had_begun);
     PROVE(a_message_that_memory_does_not_suffice_for_is_refused);
     PROVE(an_answer_that_memory_does_not_suffice_for_is_refused);
