@@ -218,11 +218,14 @@ static void a_fork_in_the_middle_of_logging_leaves_a_child_that_can_log(void)
     pthread_t setter, refused;
     unsigned i;
 
+    /* AddressSanitizer's own allocator leaves its locks held in a child forked while another thread allocates. */
+    if (runs_slowly())
+        return;
     __atomic_store_n(&threads_shall_end, 0, __ATOMIC_SEQ_CST);
     parents = host_start(NULL, ON_USUAL, NULL, NULL);
     CHECK(pthread_create(&setter, NULL, log_without_end, NULL) == 0);
     CHECK(pthread_create(&refused, NULL, be_refused_without_end, NULL) == 0);
-    for (i = 0; i < times(40, 3); i++)
+    for (i = 0; i < 40; i++)
         in_a_child(set_the_log_and_serve);
     __atomic_store_n(&threads_shall_end, 1, __ATOMIC_SEQ_CST);
     pthread_join(setter, NULL);

@@ -5,8 +5,8 @@
 /* -- the matrix ---------------------------------------------------------------------------------------- */
 
 static const uint16_t places[] = {
-    FDX_EV_THREAD_START, FDX_EV_UPGRADE, FDX_EV_OPEN, FDX_EV_MESSAGE, FDX_EV_FRAGMENT, FDX_EV_PING, FDX_EV_PONG, FDX_EV_DRAIN, FDX_EV_HTTP,
-    FDX_EV_CLOSE, FDX_EV_STOPPED, FDX_EV_THREAD_STOP,
+    FDX_EV_THREAD_START, FDX_EV_UPGRADE, FDX_EV_OPEN, FDX_EV_MESSAGE, FDX_EV_FRAGMENT, FDX_EV_PING, FDX_EV_PONG,
+    FDX_EV_DRAIN, FDX_EV_HTTP, FDX_EV_CLOSE, FDX_EV_STOPPED, FDX_EV_THREAD_STOP,
 };
 #define PLACES (sizeof places / sizeof places[0])
 
