@@ -253,7 +253,7 @@ static void a_reference_may_be_given_back_on_the_first_event_of_a_thread(void)
     host_free(h);
 }
 
-static void a_reference_given_back_too_often_while_another_is_held_is_only_that_other_one(void)
+static void references_that_came_and_went_leave_the_one_that_is_held(void)
 {
     host *h = host_start(NULL, ON_USUAL, NULL, NULL);
     client c = client_open(h->port);
@@ -851,7 +851,7 @@ int main(void)
     PROVE(each_call_that_ends_something_gives_its_status_in_each_callback);
     PROVE(the_last_reference_may_be_given_back_in_the_callbacks_of_the_server_itself);
     PROVE(a_reference_may_be_given_back_on_the_first_event_of_a_thread);
-    PROVE(a_reference_given_back_too_often_while_another_is_held_is_only_that_other_one);
+    PROVE(references_that_came_and_went_leave_the_one_that_is_held);
     PROVE(calls_before_the_start_give_their_status);
     PROVE(of_eight_threads_that_start_a_server_one_does);
     PROVE(waiting_in_a_callback_is_refused_for_ones_own_server_only);
