@@ -184,6 +184,12 @@ impl Config {
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
         let option = find(key)?;
         let value = value.trim();
+        if value.len() > TEXT_BYTES_MAX {
+            return Err(ConfigError(format!(
+                "{key} = {}…: more than {TEXT_BYTES_MAX} bytes",
+                beginning(value)
+            )));
+        }
         (option.set)(&mut self.settings, value)
             .map_err(|why| ConfigError(format!("{key} = {value}: {why}")))?;
         let text = self.texts.entry(option.name).or_default();
@@ -233,19 +239,27 @@ impl Default for Config {
     }
 }
 
+/// As much of a text as a message shows.
+fn beginning(text: &str) -> String {
+    text.chars().take(60).collect()
+}
+
 fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
     OPTIONS.iter().find(|option| option.name == key).ok_or_else(|| {
+        let shown = beginning(key);
         let nearest = OPTIONS
             .iter()
             .max_by(|a, b| {
-                let likeness = |option: &OptionSpec| strsim::jaro_winkler(option.name, key);
+                let likeness = |option: &OptionSpec| strsim::jaro_winkler(option.name, &shown);
                 likeness(a).total_cmp(&likeness(b))
             })
             .expect("the table has rows");
-        let shown: String = key.chars().take(60).collect();
         ConfigError(format!("unknown option \"{shown}\"; the nearest is \"{}\"", nearest.name))
     })
 }
+
+/// The longest value of an option, address to listen at, or pattern of a route.
+pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// The option table, in the order of the README.
 pub static OPTIONS: [OptionSpec; 30] = [

@@ -129,12 +129,16 @@ fn inherited(descriptor: OwnedFd) -> io::Result<ListenSocket> {
     let socket = Socket::from(descriptor);
     let listens = socket.is_listener().map_err(wrong)? && socket.r#type().map_err(wrong)? == Type::STREAM;
     let domain = socket.local_addr().map_err(wrong)?.domain();
-    socket.set_nonblocking(true)?;
-    match domain {
-        Domain::IPV4 | Domain::IPV6 if listens => Ok(ListenSocket::Tcp(socket.into())),
-        Domain::UNIX if listens => Ok(ListenSocket::Unix(socket.into())),
-        _ => Err(wrong(io::ErrorKind::InvalidInput.into())),
+    if !listens || !matches!(domain, Domain::IPV4 | Domain::IPV6 | Domain::UNIX) {
+        return Err(wrong(io::ErrorKind::InvalidInput.into()));
     }
+    // Not before: the host shares this with us, and one that is refused stays as it was.
+    socket.set_nonblocking(true)?;
+    Ok(if domain == Domain::UNIX {
+        ListenSocket::Unix(socket.into())
+    } else {
+        ListenSocket::Tcp(socket.into())
+    })
 }
 
 #[cfg(unix)]

@@ -168,9 +168,10 @@ impl Engine {
             }
             ReplyBody::Bytes(body) => {
                 let (len, body) = (body.len(), Arc::new(body));
-                if let Some(outbox) = &mut self.connections[slot as usize].outbox {
-                    outbox.push_shared(body, 0..len);
-                    self.entry(slot).outbox_bytes.add(len as u64);
+                let Some(outbox) = &mut self.connections[slot as usize].outbox else { return };
+                match outbox.push_shared(body, 0..len) {
+                    Ok(()) => self.entry(slot).outbox_bytes.add(len as u64),
+                    Err(_) => self.lose(slot),
                 }
             }
             ReplyBody::Reader(reader) => {

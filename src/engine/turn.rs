@@ -146,10 +146,13 @@ impl Engine {
         let connection = connection.ok_or(Misuse::NoConnection)?;
         match connection.stage {
             Stage::Open if !connection.flags.close_delivered => {}
-            Stage::Closing(_) | Stage::Finishing if !connection.flags.close_delivered => {
+            // What was refused is finishing, too, but never was a connection to send to.
+            Stage::Closing(_) | Stage::Finishing
+                if connection.flags.opened && !connection.flags.close_delivered =>
+            {
                 return Err(Misuse::Closing);
             }
-            Stage::Deciding(Some(_)) | Stage::Handshake => {
+            Stage::Deciding(_) | Stage::Handshake => {
                 return Err(Misuse::State("the connection is not open yet"));
             }
             _ => return Err(Misuse::NoConnection),

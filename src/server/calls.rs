@@ -173,7 +173,7 @@ impl Server {
         if life != Life::Deciding {
             return Err(undecidable(life));
         }
-        http::check_header_lines(headers, &handshake::OWN_HEADERS).map_err(Misuse::Invalid)?;
+        check_headers(headers)?;
         if let Some(protocol) = protocol.filter(|protocol| !protocol.is_empty()) {
             let pending = self.request(conn)?;
             if !handshake::offers_protocol(&pending.request, entry.get().dialect(), protocol) {
@@ -200,13 +200,14 @@ impl Server {
         if life != awaited {
             return Err(undecidable(life));
         }
-        http::check_header_lines(answer.headers, &handshake::OWN_HEADERS).map_err(Misuse::Invalid)?;
-        if !entry.get().decide(conn, awaited) {
-            return Err(Misuse::State("it was decided already"));
-        }
+        check_headers(answer.headers)?;
+        // Before the decision falls: without memory for this answer another one can be given.
         let mut body = Vec::new();
         body.try_reserve_exact(answer.body.len()).map_err(|_| Misuse::NoMemory)?;
         body.extend_from_slice(answer.body);
+        if !entry.get().decide(conn, awaited) {
+            return Err(Misuse::State("it was decided already"));
+        }
         let command =
             Command::Answer { conn, status: answer.status, headers: answer.headers.to_string(), body };
         self.post(turn, conn, command)
@@ -282,6 +283,13 @@ fn is_open(life: Life) -> Result<(), Misuse> {
     }
 }
 
+fn check_headers(lines: &str) -> Result<(), Misuse> {
+    if lines.len() > HEADERS_BYTES_MAX {
+        return Err(Misuse::TooBig);
+    }
+    http::check_header_lines(lines, &handshake::OWN_HEADERS).map_err(Misuse::Invalid)
+}
+
 fn undecidable(life: Life) -> Misuse {
     match life {
         Life::Deciding => Misuse::State("this is a WebSocket request: accept or reject it"),
@@ -290,3 +298,6 @@ fn undecidable(life: Life) -> Misuse {
         _ => Misuse::State("it was decided already"),
     }
 }
+
+/// Of an embedder's own in one answer; browsers take four times as much, proxies less.
+const HEADERS_BYTES_MAX: usize = 64 * 1024;

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, ListenAddress, LiveError, Settings, StaticFiles};
+use crate::config::{Config, ListenAddress, LiveError, Settings, StaticFiles, TEXT_BYTES_MAX};
 use crate::driver::Driver;
 use crate::driver::listen::{self, Bound, Inherit, ListenSocket};
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
@@ -81,7 +81,12 @@ pub enum Done {
 pub enum StartError {
     Phase(&'static str),
     Config(String),
-    Listen { address: String, error: io::Error },
+    Listen {
+        address: String,
+        error: io::Error,
+    },
+    /// What waits for sockets can't be had.
+    Driver(io::Error),
     Thread(io::Error),
     Stopped,
 }
@@ -139,6 +144,8 @@ impl Server {
             return Err(StartError::Phase("the server was started already"));
         }
         let (shards, ports) = self.make_shards(handler, inherit)?;
+        // Before the first callback, which may ask for them.
+        let _ = self.ports.set(ports);
         self.shards_left.store(shards.len(), SeqCst);
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, shard) in shards.into_iter().enumerate() {
@@ -158,7 +165,6 @@ impl Server {
                 }
             }
         }
-        let _ = self.ports.set(ports);
         *phase = Phase::Running;
         Ok(())
     }
@@ -178,7 +184,7 @@ impl Server {
         let pages = Arc::new(ServerPages::new(self.tables.clone(), files));
         let shards = self.tables.len();
         let mut drivers: Vec<MioDriver> =
-            (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Thread)?;
+            (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Driver)?;
         let (mut ports, mut open) = (Vec::new(), BTreeMap::new());
         for listen in &settings.listen {
             let failed = |error| StartError::Listen { address: listen.text.clone(), error };
@@ -245,6 +251,9 @@ impl Server {
 
     /// Listens at one address more: its number and its port.
     pub fn listen(&self, address: &str, inherit: Inherit) -> Result<(u32, u16), StartError> {
+        if address.len() > TEXT_BYTES_MAX {
+            return Err(StartError::Config(format!("an address has at most {TEXT_BYTES_MAX} bytes")));
+        }
         let listen: ListenAddress =
             address.parse().map_err(|why| StartError::Config(format!("listen = {address}: {why}")))?;
         // Under this lock, so that a stop sees it or comes first.
