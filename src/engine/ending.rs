@@ -188,6 +188,7 @@ impl Engine {
         let last = std::mem::replace(connection, Connection::vacant());
         connection.id = last.id;
         self.discarded.extend(last.data.release);
+        self.entry(slot).outbox_bytes.set(0);
         self.entry(slot).set_life(last.id.generation(), Life::None);
         match last.entered {
             Some(entered) => self.gate.leave(self.entry(slot).peer().ip(), entered),

@@ -90,12 +90,20 @@ impl Engine {
 
     /// A send from another thread: counted against the limits when it was made.
     pub(super) fn obey_send(&mut self, conn: ConnId, kind: Kind, payload: Arc<Buffer>, last: bool) {
+        self.take_from_mailbox(conn, payload.len());
         let Some(slot) = self.find(conn) else { return };
-        self.entry(slot).take_from_mailbox(conn, charge(payload.len()));
         if self.connections[slot as usize].stage == Stage::Open
             && self.push_message(slot, kind, Outgoing::Shared(payload), last).is_err()
         {
             self.lose(slot);
+        }
+    }
+
+    /// What another thread counted when it posted it has come out of the mailbox.
+    pub(super) fn take_from_mailbox(&self, conn: ConnId, len: usize) {
+        // Of a connection that never was there is nothing to take back.
+        if (conn.slot() as usize) < self.connections.len() {
+            self.entry(conn.slot()).take_from_mailbox(conn, charge(len));
         }
     }
 
