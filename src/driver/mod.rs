@@ -12,6 +12,7 @@ pub mod sim;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::buffer::Buffer;
 use crate::id::{Slot, Time};
@@ -27,6 +28,11 @@ pub trait Driver {
     /// there is to read, within the batch's memory: once from each connection, since what follows
     /// may have to go into memory that is lent for it.
     fn wait(&mut self, until: Time, batch: &mut Batch<Self::Socket>) -> io::Result<()>;
+
+    /// Lets time pass: the last wait has failed, and trying again at once would only spin.
+    fn pause(&mut self, time: Duration) {
+        std::thread::sleep(time);
+    }
 
     /// Ends a wait from another thread.
     fn waker(&self) -> Arc<dyn Wake>;
