@@ -334,7 +334,7 @@ impl Call {
             ],
             Self::Send => [
                 (faults.interruptions, &[Signal]),
-                (faults.short_writes, &[Part, Part, Part, Blocks]),
+                (faults.short_writes, &[Part, Blocks]),
                 (faults.resets_on_write, &[Error(libc::EPIPE), Error(libc::ECONNRESET)]),
                 (faults.write_trouble, &[Error(libc::ENOBUFS), Error(libc::ENOMEM)]),
             ],
