@@ -9,7 +9,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, copied};
 use crate::id::Time;
 
 #[derive(Default)]
@@ -78,11 +78,40 @@ impl Outbox {
             last => {
                 let goes_on = matches!(last, Some(Chunk::Own(_)));
                 let mut chunk = spares.chunk(len, goes_on)?;
+                self.chunks.try_reserve(1)?;
                 parts.iter().for_each(|part| chunk.extend_from_slice(part));
                 self.chunks.push_back(Chunk::Own(chunk));
             }
         }
         self.bytes += len;
+        Ok(())
+    }
+
+    /// Queues a long payload, which `push` does without copying it, and what stands before and
+    /// after it; or, without memory, nothing.
+    pub fn push_around(
+        &mut self,
+        head: &[u8],
+        tail: &[u8],
+        spares: &mut Spares,
+        push: impl FnOnce(&mut Self),
+    ) -> Result<(), TryReserveError> {
+        let end = match tail {
+            [] => None,
+            tail => {
+                let mut chunk = spares.chunk(tail.len(), false)?;
+                chunk.extend_from_slice(tail);
+                Some(chunk)
+            }
+        };
+        // Head, payload and end.
+        self.chunks.try_reserve(3)?;
+        self.push([head, &[], &[]], spares)?;
+        push(self);
+        if let Some(end) = end {
+            self.bytes += end.len();
+            self.chunks.push_back(Chunk::Own(end));
+        }
         Ok(())
     }
 
@@ -138,10 +167,7 @@ impl Outbox {
     pub fn settle(&mut self, arena: &[u8]) -> Result<(), TryReserveError> {
         for chunk in &mut self.chunks {
             if let Chunk::Lent(range) = chunk {
-                let mut own = Vec::new();
-                own.try_reserve_exact(range.len())?;
-                own.extend_from_slice(&arena[range.clone()]);
-                *chunk = Chunk::Own(own);
+                *chunk = Chunk::Own(copied(&arena[range.clone()])?);
             }
         }
         Ok(())
@@ -212,13 +238,16 @@ impl Spares {
         let (spares, capacity) = match len {
             0..=SMALL_CHUNK_BYTES if !goes_on => (&mut self.small_chunks, SMALL_CHUNK_BYTES),
             0..=LARGE_CHUNK_BYTES => (&mut self.large_chunks, LARGE_CHUNK_BYTES),
-            _ => {
-                let mut chunk = Vec::new();
-                chunk.try_reserve_exact(len)?;
-                return Ok(chunk);
-            }
+            _ => (&mut Vec::new(), len),
         };
-        Ok(spares.pop().unwrap_or_else(|| Vec::with_capacity(capacity)))
+        match spares.pop() {
+            Some(chunk) => Ok(chunk),
+            None => {
+                let mut chunk = Vec::new();
+                chunk.try_reserve_exact(capacity)?;
+                Ok(chunk)
+            }
+        }
     }
 
     #[inline]

@@ -410,7 +410,7 @@ impl Engine {
                         self.table.counters.rejected.add(1);
                     }
                     let with_body = !connection.flags.head_only;
-                    self.answer(slot, &http::response(status, &headers, "close", &body, with_body));
+                    self.answer(slot, http::response(status, &headers, "close", &body, with_body));
                 }
             }
             Command::Stop { frame, spread, deadline } => self.stop(*frame, spread, deadline),

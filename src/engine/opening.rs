@@ -1,5 +1,6 @@
 //! From a new connection to OPEN, or to a refusal.
 
+use std::collections::TryReserveError;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -101,7 +102,7 @@ impl Engine {
             if let Some(page) = self.pages.page(request.path(), &self.settings.http) {
                 let headers = format!("Content-Type: {}\r\nCache-Control: no-store\r\n", page.content_type);
                 let response = http::response(200, &headers, "close", page.body.as_bytes(), !is_head);
-                return self.answer(slot, &response);
+                return self.answer(slot, response);
             }
         }
         let found = match &offer {
@@ -162,9 +163,13 @@ impl Engine {
             self.table.set_protocol(slot, name);
         }
         let connection = &mut self.connections[slot as usize];
-        let accepted = connection.protocol.accept(offer, protocol.as_deref(), headers, false);
+        let Ok(accepted) = connection.protocol.accept(offer, protocol.as_deref(), headers, false) else {
+            return self.lose(slot);
+        };
         self.set_stage(slot, Stage::Handshake);
-        self.push(slot, [&accepted.response, &[], &[]]);
+        if self.push(slot, [&accepted.response, &[], &[]]).is_err() {
+            return;
+        }
         if accepted.is_open {
             self.events.push_back(Event { conn: id, kind: EventKind::Open, body: Body::None });
             self.opened(slot);
@@ -205,16 +210,22 @@ impl Engine {
         let id = self.connections[slot as usize].id;
         info!(target: "fullduplex::handshake", conn = id.to_u64(); "refused with {}: {refusal}", refusal.status());
         self.table.counters.rejected.add(1);
-        self.answer(slot, &refusal.response(&self.settings.rules.versions.header()));
+        self.answer(slot, refusal.response(&self.settings.rules.versions.header()));
     }
 
-    pub(super) fn answer(&mut self, slot: Slot, response: &[u8]) {
+    pub(super) fn answer(&mut self, slot: Slot, response: Result<Vec<u8>, TryReserveError>) {
         let connection = &mut self.connections[slot as usize];
         connection.protocol.refuse();
         let id = connection.id;
         self.entry(slot).set_life(id.generation(), Life::None);
-        self.push(slot, [response, &[], &[]]);
-        self.finish(slot);
+        match response {
+            Ok(response) => {
+                if self.push(slot, [&response, &[], &[]]).is_ok() {
+                    self.finish(slot);
+                }
+            }
+            Err(_) => self.lose(slot),
+        }
     }
 }
 

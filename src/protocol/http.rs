@@ -4,6 +4,7 @@
 //! feeds, folded lines, two `Host`) is refused here, while the bytes arrive.
 
 use std::borrow::Cow;
+use std::collections::TryReserveError;
 use std::fmt;
 use std::ops::Range;
 
@@ -32,12 +33,18 @@ impl RequestReader {
                 return Err(Refusal::HeadTooBig);
             }
             if self.takes_last(byte)? {
-                self.head.extend_from_slice(&bytes[..=index]);
+                self.keep(&bytes[..=index])?;
                 return Ok(Some((Request::parse(std::mem::take(&mut self.head))?, index + 1)));
             }
         }
-        self.head.extend_from_slice(bytes);
+        self.keep(bytes)?;
         Ok(None)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.head.try_reserve(bytes.len()).map_err(|_| Refusal::NoMemory)?;
+        self.head.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// Is this byte the last of the head?
@@ -306,6 +313,7 @@ pub enum Refusal {
     NotFound,
     TimedOut,
     Stopping,
+    NoMemory,
     TooManyConnections,
     TooManyFromAddress,
     TooFast,
@@ -324,13 +332,13 @@ impl Refusal {
             Self::NotUpgrade | Self::UnknownVersion => 426,
             Self::TooManyFromAddress | Self::TooFast => 429,
             Self::HeadTooBig => 431,
-            Self::Stopping | Self::TooManyConnections => 503,
+            Self::Stopping | Self::NoMemory | Self::TooManyConnections => 503,
             Self::HttpVersion => 505,
         }
     }
 
     /// The whole answer. `versions` is the list for `Sec-WebSocket-Version`.
-    pub fn response(&self, versions: &str) -> Vec<u8> {
+    pub fn response(&self, versions: &str) -> Result<Vec<u8>, TryReserveError> {
         let extra = match self {
             Self::NotGet => "Allow: GET\r\n".to_string(),
             // "include a |Sec-WebSocket-Version| header field indicating the versions the
@@ -365,6 +373,7 @@ impl fmt::Display for Refusal {
             Self::NotFound => f.write_str("nothing is here"),
             Self::TimedOut => f.write_str("the handshake took too long"),
             Self::Stopping => f.write_str("the server is stopping"),
+            Self::NoMemory => f.write_str("the server is out of memory"),
             Self::TooManyConnections => f.write_str("the server is full"),
             Self::TooManyFromAddress => f.write_str("too many connections from this address"),
             Self::TooFast => f.write_str("too many new connections from this address"),
@@ -374,8 +383,15 @@ impl fmt::Display for Refusal {
 
 /// A whole answer with its length. `headers` are lines ended by CR LF, checked by
 /// [`check_header_lines`] when they are the embedder's. HEAD gets no body.
-pub fn response(status: u16, headers: &str, connection: &str, body: &[u8], with_body: bool) -> Vec<u8> {
+pub fn response(
+    status: u16,
+    headers: &str,
+    connection: &str,
+    body: &[u8],
+    with_body: bool,
+) -> Result<Vec<u8>, TryReserveError> {
     let mut answer = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status)).into_bytes();
+    answer.try_reserve_exact(headers.len() + body.len() + OWN_LINES_BYTES)?;
     answer.extend_from_slice(headers.as_bytes());
     answer.extend_from_slice(format!("Connection: {connection}\r\n").as_bytes());
     // "A server MUST NOT send a Content-Length header field in any response with a status
@@ -387,7 +403,7 @@ pub fn response(status: u16, headers: &str, connection: &str, body: &[u8], with_
     if with_body && status != 204 && status != 304 {
         answer.extend_from_slice(body);
     }
-    answer
+    Ok(answer)
 }
 
 /// Are these whole lines of `Name: value`, with nothing that could start another answer, and
@@ -458,6 +474,8 @@ fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
+/// Room for the lines that every answer has.
+const OWN_LINES_BYTES: usize = 128;
 /// More lines than any browser sends, with room for proxies.
 const HEADER_LINES_MAX: usize = 100;
 
@@ -577,7 +595,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_would_be_served() {
-        let answer = String::from_utf8(Refusal::UnknownVersion.response("13, 8, 7")).unwrap();
+        let answer = String::from_utf8(Refusal::UnknownVersion.response("13, 8, 7").unwrap()).unwrap();
         assert!(answer.starts_with("HTTP/1.1 426 Upgrade Required\r\n"));
         assert!(answer.contains("\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13, 8, 7\r\n"));
     }
