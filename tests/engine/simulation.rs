@@ -55,6 +55,9 @@ fn ten_thousand_conversations_with_faults_keep_every_promise() {
         }
     });
     println!("{all:#?}\n{:.0} seeds a second", count as f64 / begun.elapsed().as_secs_f64());
+    if count < 1000 {
+        return;
+    }
     // A simulation in which little happens proves little.
     let enough = count / 20;
     assert!(all.peaceful > enough && all.opened > 2 * count && all.messages > 5 * count, "{all:?}");
@@ -496,7 +499,8 @@ fn faults(dice: &mut Dice, plan: &Plan) -> Faults {
     faults.short_writes = rate(&[0, 100, 500, 900]);
     faults.empty_reads = rate(&[0, 0, 200]);
     faults.interruptions = rate(&[0, 100]);
-    faults.wait_trouble = rate(&[0, 0, 10]);
+    // Each costs a pause, in which Pings come due: too many, and slow clients do nothing else.
+    faults.wait_trouble = rate(if plan.is_peaceful { &[0, 0, 1] } else { &[0, 0, 10] });
     faults.delays = rate(&[0, 100, 500]);
     faults.wakes = rate(&[0, 100, 500]);
     faults.false_sendables = rate(&[0, 0, 100, 500]);
