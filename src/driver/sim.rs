@@ -33,7 +33,7 @@ pub struct Faults {
     pub empty_reads: u32,
     /// A write takes less than there is room for, or nothing.
     pub short_writes: u32,
-    /// A wait or a write is interrupted by a signal.
+    /// A signal comes first: the wait brings nothing, a read nothing yet, a write must be tried again.
     pub interruptions: u32,
     /// A wait fails.
     pub wait_trouble: u32,
@@ -68,8 +68,8 @@ pub struct Faults {
     pub buffer_bytes: RangeInclusive<usize>,
 }
 
-/// What the driver asks the kernel and can get a bad answer to. To the rest (FIN, closing) a
-/// driver gets answers, too, but nobody is told of them.
+/// What a driver asks the kernel and can get a bad answer to. Of what becomes of the rest (FIN,
+/// closing, an end of listening) nobody is told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Call {
     Wait,
