@@ -4,6 +4,7 @@
 # make lint      format and clippy
 # make bench     echo beside the floor: CPU per message
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
+# make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n
 # make replay SEED=n   one simulated conversation again, step by step
 
 CARGO    ?= cargo
@@ -13,7 +14,7 @@ DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test lint examples bench replay library install clean
+.PHONY: all demo test lint examples bench sim replay library install clean
 
 all: examples
 
@@ -40,6 +41,11 @@ test:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+SEEDS ?= 100000
+
+sim:
+	SEEDS=$(SEEDS) $(CARGO) test --locked --release --test engine conversations_with_faults -- --nocapture
 
 # SEED=n of a simulation that failed: the same run again, with every step.
 replay:

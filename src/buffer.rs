@@ -72,6 +72,14 @@ impl From<Vec<u8>> for Buffer {
     }
 }
 
+/// A copy, if there is memory for it.
+pub fn copied(bytes: &[u8]) -> Result<Vec<u8>, TryReserveError> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len())?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
+}
+
 /// Large buffers between two messages, one pool per shard.
 #[derive(Default)]
 pub struct BufferPool {

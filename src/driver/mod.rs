@@ -13,6 +13,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::listen::ListenSocket;
 use crate::buffer::Buffer;
@@ -29,6 +30,11 @@ pub trait Driver {
     /// there is to read, within the batch's memory: once from each connection, since what follows
     /// may have to go into memory that is lent for it.
     fn wait(&mut self, until: Time, batch: &mut Batch<Self::Socket>) -> io::Result<()>;
+
+    /// Lets time pass: the last wait has failed, and trying again at once would only spin.
+    fn pause(&mut self, time: Duration) {
+        std::thread::sleep(time);
+    }
 
     /// Ends a wait from another thread.
     fn waker(&self) -> Arc<dyn Wake>;

@@ -9,7 +9,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, copied};
 use crate::id::Time;
 
 #[derive(Default)]
@@ -77,8 +77,8 @@ impl Outbox {
             }
             last => {
                 let goes_on = matches!(last, Some(Chunk::Own(_)));
-                self.chunks.try_reserve(1)?;
                 let mut chunk = spares.chunk(len, goes_on)?;
+                self.chunks.try_reserve(1)?;
                 parts.iter().for_each(|part| chunk.extend_from_slice(part));
                 self.chunks.push_back(Chunk::Own(chunk));
             }
@@ -87,21 +87,45 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues part of a shared buffer without copying it.
-    pub fn push_shared(&mut self, buffer: Arc<Buffer>, range: Range<usize>) -> Result<(), TryReserveError> {
-        self.chunks.try_reserve(1)?;
-        self.bytes += range.len();
-        self.chunks.push_back(Chunk::Shared { buffer, range });
+    /// Queues a long payload, which `push` does without copying it, and what stands before and
+    /// after it; or, without memory, nothing.
+    pub fn push_around(
+        &mut self,
+        head: &[u8],
+        tail: &[u8],
+        spares: &mut Spares,
+        push: impl FnOnce(&mut Self),
+    ) -> Result<(), TryReserveError> {
+        let end = match tail {
+            [] => None,
+            tail => {
+                let mut chunk = spares.chunk(tail.len(), false)?;
+                chunk.extend_from_slice(tail);
+                Some(chunk)
+            }
+        };
+        // Head, payload and end.
+        self.chunks.try_reserve(3)?;
+        self.push([head, &[], &[]], spares)?;
+        push(self);
+        if let Some(end) = end {
+            self.bytes += end.len();
+            self.chunks.push_back(Chunk::Own(end));
+        }
         Ok(())
     }
 
-    /// Queues part of the turn's arena without copying it. [`Outbox::settle`] must follow
-    /// before the arena changes.
-    pub fn push_lent(&mut self, range: Range<usize>) -> Result<(), TryReserveError> {
-        self.chunks.try_reserve(1)?;
+    /// Queues part of a shared buffer without copying it, inside of [`Outbox::push_around`].
+    pub fn push_shared(&mut self, buffer: Arc<Buffer>, range: Range<usize>) {
+        self.bytes += range.len();
+        self.chunks.push_back(Chunk::Shared { buffer, range });
+    }
+
+    /// Queues part of the turn's arena without copying it, inside of [`Outbox::push_around`].
+    /// [`Outbox::settle`] must follow before the arena changes.
+    pub fn push_lent(&mut self, range: Range<usize>) {
         self.bytes += range.len();
         self.chunks.push_back(Chunk::Lent(range));
-        Ok(())
     }
 
     /// Gives the front of the queue to `send`.
@@ -143,10 +167,7 @@ impl Outbox {
     pub fn settle(&mut self, arena: &[u8]) -> Result<(), TryReserveError> {
         for chunk in &mut self.chunks {
             if let Chunk::Lent(range) = chunk {
-                let mut own = Vec::new();
-                own.try_reserve_exact(range.len())?;
-                own.extend_from_slice(&arena[range.clone()]);
-                *chunk = Chunk::Own(own);
+                *chunk = Chunk::Own(copied(&arena[range.clone()])?);
             }
         }
         Ok(())
@@ -280,9 +301,9 @@ mod tests {
         for step in [1, 2, 3, 7, 1000] {
             let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
             outbox.push([b"one ", b"", b""], &mut spares).unwrap();
-            outbox.push_lent(4..9).unwrap();
+            outbox.push_lent(4..9);
             outbox.push([b" two ", b"", b""], &mut spares).unwrap();
-            outbox.push_shared(Arc::new(Buffer::from(b"xsharedx".to_vec())), 1..7).unwrap();
+            outbox.push_shared(Arc::new(Buffer::from(b"xsharedx".to_vec())), 1..7);
             outbox.push([b" three", b"", b""], &mut spares).unwrap();
             assert_eq!(outbox.bytes(), 26);
             assert_eq!(drain(&mut outbox, arena, step, &mut spares).0, b"one arena two shared three");
@@ -302,7 +323,7 @@ mod tests {
     #[test]
     fn what_the_kernel_did_not_take_survives_the_arena() {
         let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
-        outbox.push_lent(0..5).unwrap();
+        outbox.push_lent(0..5);
         outbox.advance(2, &mut spares);
         outbox.settle(b"hello").unwrap();
         assert_eq!(drain(&mut outbox, b"XXXXX", 1, &mut spares).0, b"llo");
@@ -313,7 +334,7 @@ mod tests {
         let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
         let buffer = Arc::new(Buffer::from(vec![7; 3]));
         for _ in 0..2 * SLICES_MAX {
-            outbox.push_shared(buffer.clone(), 0..3).unwrap();
+            outbox.push_shared(buffer.clone(), 0..3);
         }
         assert_eq!(drain(&mut outbox, &[], usize::MAX, &mut spares), (vec![7; 6 * SLICES_MAX], 2));
     }

@@ -4,8 +4,12 @@
 //! socket buffers, and [`Faults`] says how often something goes wrong. Chance comes from the
 //! seed alone and time passes only inside `wait` and by hand, so that the same calls after the
 //! same seed are the same run. What the engine must never ask of a driver is a panic here.
+//!
+//! It reports what `mio` can report and, but for `Faults::ends_at_once`, nothing else: of one
+//! connection a wait brings at most `Sendable` and then one outcome of one read, or, while it is
+//! not read from, its failure.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -26,20 +30,36 @@ pub struct Kernel(Arc<Mutex<State>>);
 pub struct Faults {
     /// A read brings less than there is, often a single byte.
     pub short_reads: u32,
+    /// What was said to be readable isn't, for now.
+    pub empty_reads: u32,
     /// A write takes less than there is room for, or nothing.
     pub short_writes: u32,
-    /// A write is interrupted by a signal.
+    /// A signal comes first: the wait brings nothing, a read nothing yet, a write must be tried again.
     pub interruptions: u32,
+    /// A wait fails.
+    pub wait_trouble: u32,
     /// What is ready is reported with a later wait.
     pub delays: u32,
     /// A wait ends for nothing.
     pub wakes: u32,
+    /// There is said to be room for a write, and there is none.
+    pub false_sendables: u32,
     /// The connection breaks, instead of a read, instead of a write, or just so.
     pub resets_on_read: u32,
     pub resets_on_write: u32,
     pub resets_while_idle: u32,
-    /// The process is out of descriptors.
+    /// The kernel has no memory for a write.
+    pub write_trouble: u32,
+    /// The end of a connection is reported again.
+    pub repeated_ends: u32,
+    /// The end comes in the same wait as the bytes before it, and a failure in the same as the
+    /// end. `mio` takes a wait for each, since it reads once in each; a driver that is told of
+    /// completions by the kernel would not.
+    pub ends_at_once: u32,
+    /// The process is out of descriptors or memory.
     pub accept_trouble: u32,
+    /// A connection is gone before it is accepted.
+    pub accept_aborts: u32,
     /// A connection that was accepted can't be watched.
     pub adopt_trouble: u32,
     /// The clock jumps by up to `clock_jump_max`: the machine slept.
@@ -47,6 +67,39 @@ pub struct Faults {
     pub clock_jump_max: Duration,
     /// How many bytes lie between the two at most, each way.
     pub buffer_bytes: RangeInclusive<usize>,
+}
+
+/// What a driver asks the kernel and can get a bad answer to. Of what becomes of the rest (FIN,
+/// closing, an end of listening) nobody is told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Call {
+    Wait,
+    Accept,
+    Adopt,
+    Read,
+    Send,
+}
+
+/// How an answer is bad.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Trouble {
+    /// A signal came first.
+    Signal,
+    /// Nothing now, although it was ready.
+    Blocks,
+    /// Less than there is.
+    Part,
+    /// An error of the system, by its number.
+    Error(i32),
+}
+
+/// An answer that went wrong because a test ordered it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failed {
+    pub call: Call,
+    pub trouble: Trouble,
+    /// There are more ways for this answer to go wrong.
+    pub has_more_ways: bool,
 }
 
 /// One shard's way to the simulated kernel.
@@ -94,6 +147,10 @@ impl Kernel {
             lent: 0,
             fills: 0,
             was_for_nothing: false,
+            answers: 0,
+            order: None,
+            failed: None,
+            troubles: BTreeMap::new(),
             trace: None,
         })))
     }
@@ -101,7 +158,12 @@ impl Kernel {
     /// A driver for one shard more. Connections are spread over those that listen.
     pub fn driver(&self, listens: bool) -> SimDriver {
         let mut state = self.lock();
-        state.listeners.push(Listener { backlog: VecDeque::new(), is_open: listens, woken: false });
+        state.listeners.push(Listener {
+            backlog: VecDeque::new(),
+            is_open: listens,
+            is_ready: listens,
+            woken: false,
+        });
         let number = state.listeners.len() - 1;
         SimDriver { kernel: self.clone(), number, connections: Vec::new(), accept_after: Time::default() }
     }
@@ -126,6 +188,7 @@ impl Kernel {
             client_gone: false,
         });
         state.listeners[listener].backlog.push_back(connection);
+        state.listeners[listener].is_ready = true;
         state.note(connection, || "connects".to_string());
         Ok(SimClient { kernel: self.clone(), connection })
     }
@@ -170,6 +233,23 @@ impl Kernel {
         self.lock().was_for_nothing
     }
 
+    /// Of the answers from now on, counted from 1, this one goes wrong, in the `way`-th of the
+    /// ways it can. Answer 0 never comes.
+    pub fn fail_answer(&self, number: u64, way: usize) {
+        let mut state = self.lock();
+        (state.answers, state.order, state.failed) = (0, Some((number, way)), None);
+    }
+
+    /// The answer that went wrong as ordered, if it has come.
+    pub fn failed(&self) -> Option<Failed> {
+        self.lock().failed
+    }
+
+    /// How often which answer was bad, by chance or ordered.
+    pub fn troubles(&self) -> BTreeMap<(Call, Trouble), u64> {
+        self.lock().troubles.clone()
+    }
+
     /// From now on every step is written down.
     pub fn keep_trace(&self) {
         self.lock().trace = Some(Vec::new());
@@ -199,18 +279,66 @@ impl Faults {
     pub fn none() -> Self {
         Self {
             short_reads: 0,
+            empty_reads: 0,
             short_writes: 0,
             interruptions: 0,
+            wait_trouble: 0,
             delays: 0,
             wakes: 0,
+            false_sendables: 0,
             resets_on_read: 0,
             resets_on_write: 0,
             resets_while_idle: 0,
+            write_trouble: 0,
+            repeated_ends: 0,
+            ends_at_once: 0,
             accept_trouble: 0,
+            accept_aborts: 0,
             adopt_trouble: 0,
             clock_jumps: 0,
             clock_jump_max: Duration::ZERO,
             buffer_bytes: BUFFER_BYTES..=BUFFER_BYTES,
+        }
+    }
+}
+
+impl Call {
+    /// The ways in which this answer can go wrong, with the rate of each group.
+    fn ways(self, faults: &Faults) -> [(u32, &'static [Trouble]); 4] {
+        use Trouble::{Blocks, Error, Part, Signal};
+        let none: (u32, &'static [Trouble]) = (0, &[]);
+        match self {
+            Self::Wait => {
+                [(faults.interruptions, &[Signal]), (faults.wait_trouble, &[Error(libc::ENOMEM)]), none, none]
+            }
+            // After a signal `mio` asks again at once, so that nobody sees it.
+            Self::Accept => [
+                (
+                    faults.accept_trouble,
+                    &[Error(libc::EMFILE), Error(libc::ENFILE), Error(libc::ENOBUFS), Error(libc::ENOMEM)],
+                ),
+                (faults.accept_aborts, &[Error(libc::ECONNABORTED)]),
+                none,
+                none,
+            ],
+            Self::Adopt => {
+                [(faults.adopt_trouble, &[Error(libc::ENOSPC), Error(libc::ENOMEM)]), none, none, none]
+            }
+            Self::Read => [
+                (faults.interruptions, &[Signal]),
+                (faults.empty_reads, &[Blocks]),
+                (faults.short_reads, &[Part]),
+                (
+                    faults.resets_on_read,
+                    &[Error(libc::ECONNRESET), Error(libc::ETIMEDOUT), Error(libc::EHOSTUNREACH)],
+                ),
+            ],
+            Self::Send => [
+                (faults.interruptions, &[Signal]),
+                (faults.short_writes, &[Part, Blocks]),
+                (faults.resets_on_write, &[Error(libc::EPIPE), Error(libc::ECONNRESET)]),
+                (faults.write_trouble, &[Error(libc::ENOBUFS), Error(libc::ENOMEM)]),
+            ],
         }
     }
 }
@@ -341,22 +469,25 @@ impl Driver for SimDriver {
         batch.completions.clear();
         let kernel = self.kernel.clone();
         let mut state = kernel.lock();
-        let was_woken = std::mem::take(&mut state.listeners[self.number].woken);
         let begin = state.now;
-        let mut is_ready = self.accept(&mut state, batch);
-        is_ready |= self.complete(&mut state, batch);
+        // Even a call that does nothing takes time.
+        let soon = Time(begin.0 + 1);
+        if let Some(trouble) = state.trouble(Call::Wait) {
+            (state.now, state.was_for_nothing) = (soon, false);
+            return match trouble {
+                Trouble::Error(code) => Err(io::Error::from_raw_os_error(code)),
+                _ => Ok(()),
+            };
+        }
+        let was_woken = std::mem::take(&mut state.listeners[self.number].woken);
+        let mut is_ready = self.complete(&mut state, batch);
+        is_ready |= self.accept(&mut state, batch);
         let faults = &state.faults;
         let (wakes, jumps, jump_max) = (faults.wakes, faults.clock_jumps, faults.clock_jump_max);
         let sleeps = !is_ready && !was_woken && !state.dice.hits(wakes);
-        let until = if state.listeners[self.number].backlog.is_empty() {
-            until
-        } else {
-            until.min(self.accept_after)
-        };
+        let until = if state.listeners[self.number].is_ready { until.min(self.accept_after) } else { until };
         if sleeps {
             let end = until.min(begin.after(state.nap_max));
-            // Even a call that does nothing takes time.
-            let soon = Time(begin.0 + 1);
             state.now = if end == Time::NEVER { soon } else { soon.max(end) };
         } else {
             state.now = Time(begin.0 + 1 + state.dice.below(STEP_US_MAX) as u64);
@@ -370,6 +501,10 @@ impl Driver for SimDriver {
         Ok(())
     }
 
+    fn pause(&mut self, time: Duration) {
+        self.kernel.pass(time);
+    }
+
     fn waker(&self) -> Arc<dyn Wake> {
         Arc::new(SimWaker { kernel: self.kernel.clone(), number: self.number })
     }
@@ -377,11 +512,10 @@ impl Driver for SimDriver {
     fn adopt(&mut self, slot: Slot, mut socket: SimSocket) -> io::Result<()> {
         let kernel = self.kernel.clone();
         let mut state = kernel.lock();
-        let trouble = state.faults.adopt_trouble;
-        if state.dice.hits(trouble) {
-            // Or else its drop waits for this very lock.
+        if let Some(Trouble::Error(code)) = state.trouble(Call::Adopt) {
+            // Or else the socket's drop waits for this very lock.
             drop(state);
-            return Err(io::Error::other("no memory to watch a connection"));
+            return Err(io::Error::from_raw_os_error(code));
         }
         let index = slot as usize;
         if index >= self.connections.len() {
@@ -397,6 +531,7 @@ impl Driver for SimDriver {
             reading: true,
             sending: false,
             end_is_told: false,
+            failure_is_told: false,
             is_finished: false,
         });
         Ok(())
@@ -408,29 +543,39 @@ impl Driver for SimDriver {
         let offered: usize = chunks.iter().map(|chunk| chunk.len()).sum();
         assert!(offered > 0, "there is something to send");
         let mut state = self.kernel.lock();
-        let faults = &state.faults;
-        let (interruptions, resets, short_writes) =
-            (faults.interruptions, faults.resets_on_write, faults.short_writes);
-        if state.dice.hits(interruptions) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        if state.dice.hits(resets) {
-            state.note(adopted.connection, || "breaks while written to".to_string());
-            state.reset(adopted.connection);
+        let trouble = state.trouble(Call::Send);
+        match trouble {
+            Some(Trouble::Signal) => {
+                adopted.sending = false;
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            Some(Trouble::Error(code)) => {
+                adopted.sending = false;
+                // Without memory for it the connection itself is as well as before.
+                if code != libc::ENOBUFS && code != libc::ENOMEM {
+                    state.reset(adopted.connection);
+                }
+                return Err(io::Error::from_raw_os_error(code));
+            }
+            _ => {}
         }
         let connection = &mut state.connections[adopted.connection];
         if connection.is_reset {
+            adopted.sending = false;
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         if connection.client_gone {
             // The first write still succeeds; what it meets there comes back as an RST.
+            adopted.sending = false;
             state.reset(adopted.connection);
             return Ok(offered);
         }
-        let mut taken = offered.min(connection.down.room());
-        if state.dice.hits(short_writes) {
-            taken = state.dice.unevenly_up_to(taken + 1) - 1;
-        }
+        let room = offered.min(connection.down.room());
+        let taken = match trouble {
+            Some(Trouble::Blocks) => 0,
+            Some(_) => state.dice.unevenly_up_to(room + 1) - 1,
+            None => room,
+        };
         let mut missing = taken;
         for chunk in chunks {
             let len = missing.min(chunk.len());
@@ -486,7 +631,7 @@ impl Driver for SimDriver {
     fn stop_listening(&mut self) {
         let mut state = self.kernel.lock();
         let listener = &mut state.listeners[self.number];
-        listener.is_open = false;
+        (listener.is_open, listener.is_ready) = (false, false);
         for connection in std::mem::take(&mut listener.backlog) {
             state.close(connection, true);
         }
@@ -495,20 +640,29 @@ impl Driver for SimDriver {
 
 impl SimDriver {
     fn accept(&mut self, state: &mut State, batch: &mut Batch<SimSocket>) -> bool {
-        let waiting = state.listeners[self.number].backlog.len();
-        if waiting == 0 || state.now < self.accept_after {
+        if !state.listeners[self.number].is_ready || state.now < self.accept_after {
             return false;
         }
-        let (trouble, delays) = (state.faults.accept_trouble, state.faults.delays);
-        if state.dice.hits(trouble) {
-            self.accept_after = state.now.after(ACCEPT_PAUSE);
-            batch.listener_trouble = Some(io::Error::other("too many open files"));
-            state.note_any(|| "no descriptors are left".to_string());
-            return true;
-        }
-        let count = if state.dice.hits(delays) { state.dice.below(waiting + 1) } else { waiting };
+        let waiting = state.listeners[self.number].backlog.len();
+        let delays = state.faults.delays;
+        let count = if state.dice.hits(delays) { state.dice.below(waiting + 1) } else { waiting + 1 };
         for _ in 0..count.min(ACCEPTS_MAX) {
-            let Some(connection) = state.listeners[self.number].backlog.pop_front() else { break };
+            // Linux looks for a descriptor first, and only then whether anybody is there.
+            let trouble = state.trouble(Call::Accept);
+            let is_gone = trouble == Some(Trouble::Error(libc::ECONNABORTED));
+            if let (Some(Trouble::Error(code)), false) = (trouble, is_gone) {
+                self.accept_after = state.now.after(ACCEPT_PAUSE);
+                batch.listener_trouble = Some(io::Error::from_raw_os_error(code));
+                return true;
+            }
+            let Some(connection) = state.listeners[self.number].backlog.pop_front() else {
+                state.listeners[self.number].is_ready = false;
+                break;
+            };
+            if is_gone {
+                state.close(connection, true);
+                continue;
+            }
             state.connections[connection].server = Server::Accepted;
             batch.accepted.push(Accepted {
                 socket: SimSocket { kernel: self.kernel.clone(), connection, is_adopted: false },
@@ -516,7 +670,7 @@ impl SimDriver {
                 local: Endpoint::Internet(SocketAddr::from(([203, 0, 113, 1], 80))),
             });
         }
-        true
+        waiting > 0 || state.listeners[self.number].is_ready
     }
 
     /// What happened to the connections, in any order. One read of each at most. False: there
@@ -526,52 +680,49 @@ impl SimDriver {
         let mut start = 0;
         let count = self.connections.len();
         let first = state.dice.below(count);
+        let faults = &state.faults;
+        let (idle_resets, delays) = (faults.resets_while_idle, faults.delays);
+        let (false_sendables, repeated_ends) = (faults.false_sendables, faults.repeated_ends);
         for index in (first..count).chain(0..first) {
             let Some(adopted) = &mut self.connections[index] else { continue };
             let slot = index as Slot;
-            let idle_resets = state.faults.resets_while_idle;
             if state.dice.hits(idle_resets) && !state.connections[adopted.connection].is_reset {
                 state.note(adopted.connection, || "breaks".to_string());
                 state.reset(adopted.connection);
             }
+            let has_ended = adopted.end_is_told || adopted.failure_is_told;
+            if has_ended && state.dice.hits(repeated_ends) {
+                adopted.end_is_told = false;
+                adopted.failure_is_told = false;
+            }
             let connection = &state.connections[adopted.connection];
-            let can_send = adopted.sending && connection.down.room() > 0 && !connection.is_reset;
+            let is_reset = connection.is_reset;
+            let has_room = connection.down.room() > 0 || is_reset;
             let can_read = adopted.reading && !connection.up.bytes.is_empty();
-            let ends =
-                !adopted.end_is_told && (connection.is_reset || adopted.reading && connection.up.is_finished);
-            if !can_send && !can_read && !ends {
+            let fails = is_reset && !adopted.failure_is_told;
+            let ends = adopted.reading && connection.up.is_finished && !adopted.end_is_told;
+            let can_send = adopted.sending && (has_room || state.dice.hits(false_sendables));
+            if !can_send && !can_read && !fails && !ends {
                 continue;
             }
             is_ready = true;
-            let (delays, resets) = (state.faults.delays, state.faults.resets_on_read);
             if state.dice.hits(delays) {
                 continue;
             }
             if can_send {
                 adopted.sending = false;
                 batch.completions.push(Completion::Sendable { slot });
+                state.note(adopted.connection, || "there is said to be room".to_string());
             }
-            if can_read && state.dice.hits(resets) {
-                state.note(adopted.connection, || "breaks while read from".to_string());
-                state.reset(adopted.connection);
-            }
-            if adopted.reading {
+            if can_read {
                 read(adopted, slot, state, &mut start, batch);
+                let has_more = !state.connections[adopted.connection].up.bytes.is_empty();
+                let at_once = state.faults.ends_at_once;
+                if has_more || !state.dice.hits(at_once) {
+                    continue;
+                }
             }
-            let has_delay = can_read && state.dice.hits(delays);
-            let connection = &state.connections[adopted.connection];
-            if adopted.end_is_told || has_delay || adopted.reading && !connection.up.bytes.is_empty() {
-                continue;
-            }
-            if connection.is_reset {
-                adopted.end_is_told = true;
-                batch.completions.push(Completion::Failed { slot, error: io::ErrorKind::ConnectionReset });
-                state.note(adopted.connection, || "is found broken".to_string());
-            } else if connection.up.is_finished && adopted.reading {
-                adopted.end_is_told = true;
-                batch.completions.push(Completion::Finished { slot });
-                state.note(adopted.connection, || "the end of its half is seen".to_string());
-            }
+            tell_end(adopted, slot, state, batch);
         }
         is_ready
     }
@@ -585,12 +736,25 @@ fn read(
     start: &mut usize,
     batch: &mut Batch<SimSocket>,
 ) {
-    let there = state.connections[adopted.connection].up.bytes.len();
-    if there == 0 {
+    // No code may count on where in the arena its bytes begin.
+    let from = (*start + state.dice.below(8)).min(batch.arena.len());
+    if adopted.lent.is_none() && from == batch.arena.len() {
         return;
     }
-    let short_reads = state.faults.short_reads;
-    let mut len = if state.dice.hits(short_reads) { state.dice.unevenly_up_to(there) } else { there };
+    let there = state.connections[adopted.connection].up.bytes.len();
+    let mut len = match state.trouble(Call::Read) {
+        Some(Trouble::Error(code)) => {
+            state.reset(adopted.connection);
+            state.connections[adopted.connection].up.bytes.clear();
+            adopted.failure_is_told = true;
+            let error = io::Error::from_raw_os_error(code).kind();
+            return batch.completions.push(Completion::Failed { slot, error });
+        }
+        // It will be told of again.
+        Some(Trouble::Blocks | Trouble::Signal) => return,
+        Some(Trouble::Part) => state.dice.unevenly_up_to(there),
+        None => there,
+    };
     match adopted.lent.take() {
         Some((mut buffer, room)) => {
             len = len.min(room);
@@ -601,17 +765,31 @@ fn read(
             batch.completions.push(Completion::Filled { slot, buffer, len });
         }
         None => {
-            // No code may count on where in the arena its bytes begin.
-            let from = (*start + state.dice.below(8)).min(batch.arena.len());
             len = len.min(batch.arena.len() - from);
-            if len == 0 {
-                return;
-            }
             state.connections[adopted.connection].up.read(&mut batch.arena[from..from + len]);
             *start = from + len;
             state.note(adopted.connection, || format!("{len} read"));
             batch.completions.push(Completion::Received { slot, start: from, len });
         }
+    }
+}
+
+/// Tells the end of the peer's half or of the connection, if one is to be told.
+fn tell_end(adopted: &mut Adopted, slot: Slot, state: &mut State, batch: &mut Batch<SimSocket>) {
+    let connection = &state.connections[adopted.connection];
+    let (is_reset, is_finished) = (connection.is_reset, connection.up.is_finished);
+    let at_once = state.faults.ends_at_once;
+    let mut fails = is_reset && !adopted.failure_is_told;
+    if adopted.reading && is_finished && !adopted.end_is_told && (!fails || state.dice.hits(at_once)) {
+        adopted.end_is_told = true;
+        batch.completions.push(Completion::Finished { slot });
+        state.note(adopted.connection, || "the end of its half is seen".to_string());
+        fails &= state.dice.hits(at_once);
+    }
+    if fails {
+        adopted.failure_is_told = true;
+        batch.completions.push(Completion::Failed { slot, error: io::ErrorKind::ConnectionReset });
+        state.note(adopted.connection, || "is found broken".to_string());
     }
 }
 
@@ -648,12 +826,20 @@ struct State {
     lent: usize,
     fills: u64,
     was_for_nothing: bool,
+    /// How many answers were given since one was ordered to fail.
+    answers: u64,
+    /// The number of the answer that is to go wrong, and how.
+    order: Option<(u64, usize)>,
+    failed: Option<Failed>,
+    troubles: BTreeMap<(Call, Trouble), u64>,
     trace: Option<Vec<String>>,
 }
 
 struct Listener {
     backlog: VecDeque<usize>,
     is_open: bool,
+    /// Somebody may be there: the last look did not find it empty.
+    is_ready: bool,
     woken: bool,
 }
 
@@ -690,13 +876,35 @@ struct Adopted {
     reading: bool,
     /// A send was short; the engine waits for `Sendable`.
     sending: bool,
-    /// `Finished` or `Failed` was reported.
+    /// `Finished`, and `Failed`, was reported.
     end_is_told: bool,
+    failure_is_told: bool,
     /// Our half has ended.
     is_finished: bool,
 }
 
 impl State {
+    /// Every answer passes here: is it a bad one?
+    fn trouble(&mut self, call: Call) -> Option<Trouble> {
+        self.answers += 1;
+        let ways = call.ways(&self.faults);
+        let trouble = match self.order {
+            Some((number, way)) if number == self.answers => {
+                let mut all = ways.iter().flat_map(|(_, troubles)| *troubles).skip(way);
+                let trouble = *all.next()?;
+                self.failed = Some(Failed { call, trouble, has_more_ways: all.next().is_some() });
+                trouble
+            }
+            _ => {
+                let (_, troubles) = ways.iter().find(|(rate, _)| self.dice.hits(*rate))?;
+                *self.dice.pick(troubles)
+            }
+        };
+        *self.troubles.entry((call, trouble)).or_default() += 1;
+        self.note_any(|| format!("{call:?} goes wrong: {trouble:?}"));
+        Some(trouble)
+    }
+
     /// An RST passes. What was under way to the client is lost; whether the server can still
     /// read what had arrived depends on the system.
     fn reset(&mut self, connection: usize) {

@@ -12,6 +12,7 @@ use super::Engine;
 use super::connection::{Connection, Stage};
 use super::event::{ClosedBy, Event};
 use super::table::Life;
+use super::writing::NoMemory;
 use crate::driver::Driver;
 use crate::id::{ConnId, Slot, Time};
 use crate::protocol::Dialect;
@@ -94,7 +95,9 @@ impl Engine {
         connection.protocol.begin_close();
         connection.deadline = self.now.after(self.settings.timeouts.close);
         self.entry(slot).begin_close(conn);
-        self.push_close(slot, dialect, &frame);
+        if self.push_close(slot, dialect, &frame).is_err() {
+            return;
+        }
         if dialect.awaits_close() {
             self.set_stage(slot, Stage::Closing(by));
             self.rearm(slot);
@@ -105,11 +108,12 @@ impl Engine {
         }
     }
 
-    fn push_close(&mut self, slot: Slot, dialect: Dialect, frame: &CloseFrame) {
+    fn push_close(&mut self, slot: Slot, dialect: Dialect, frame: &CloseFrame) -> Result<(), NoMemory> {
         // Inside a text Hixie has no way to say anything; the end of the stream tells the peer.
         if dialect.awaits_close() || !self.connections[slot as usize].flags.fragmenting {
-            self.push(slot, [&dialect.close_bytes(frame), &[], &[]]);
+            self.push(slot, [&dialect.close_bytes(frame), &[], &[]])?;
         }
+        Ok(())
     }
 
     /// Ends a connection without a word.
@@ -132,7 +136,9 @@ impl Engine {
                 // Our own Close went out before: then this was the answer to it.
                 let is_first = self.connections[slot as usize].stage == Stage::Open;
                 if let Some(frame) = frame.filter(|_| is_first) {
-                    self.push_close(slot, dialect, &frame);
+                    if self.push_close(slot, dialect, &frame).is_err() {
+                        return;
+                    }
                 }
                 self.finish(slot);
             }
@@ -189,6 +195,7 @@ impl Engine {
         let last = std::mem::replace(connection, Connection::vacant());
         connection.id = last.id;
         self.discarded.extend(last.data.release);
+        self.entry(slot).outbox_bytes.set(0);
         self.entry(slot).set_life(last.id.generation(), Life::None);
         match last.flags.entered {
             true => self.gate.leave(),

@@ -1,8 +1,9 @@
 //! What the embedder is told, and in which order: `UPGRADE? OPEN (MESSAGE | …)* CLOSE`.
 
+use std::collections::TryReserveError;
 use std::sync::Arc;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, copied};
 use crate::id::ConnId;
 use crate::protocol::Kind;
 use crate::protocol::close::{CloseCode, CloseFrame};
@@ -74,8 +75,14 @@ pub enum Body {
 }
 
 impl Body {
+    /// Of what is small: a reason, a line of text.
     pub fn copied(bytes: &[u8]) -> Self {
         if bytes.is_empty() { Self::None } else { Self::Shared(Arc::new(Buffer::from(bytes.to_vec()))) }
+    }
+
+    /// Of what may be of any size.
+    pub fn try_copied(bytes: &[u8]) -> Result<Self, TryReserveError> {
+        Ok(if bytes.is_empty() { Self::None } else { Self::Shared(Arc::new(copied(bytes)?.into())) })
     }
 
     pub fn as_slice<'a>(&'a self, arena: &'a [u8]) -> &'a [u8] {

@@ -38,7 +38,7 @@ use limits::Gate;
 use plain::{Pages, Reply};
 use receiving::{Aside, Source};
 use routes::Routes;
-use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table, charge};
+use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
 use timers::Timers;
 use turn::{EventView, Handler, Message, Turn};
 
@@ -390,8 +390,8 @@ impl Engine {
             Command::Close { conn, frame } => self.close(conn, *frame, ClosedBy::Host),
             Command::Abort { conn, by } => self.abort(conn, by),
             Command::Ping { conn, payload } => {
+                self.take_from_mailbox(conn, payload.as_slice().len());
                 let Some(slot) = self.find(conn) else { return };
-                self.entry(slot).take_from_mailbox(conn, charge(payload.as_slice().len()));
                 self.push_control(slot, Opcode::Ping, payload.as_slice());
             }
             Command::SetPaused { conn, paused } => {

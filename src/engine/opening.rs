@@ -128,9 +128,13 @@ impl Engine {
             self.table.set_protocol(slot, name);
         }
         let connection = &mut self.connections[slot as usize];
-        let accepted = connection.protocol.accept(offer, protocol.as_deref(), headers, false);
+        let Ok(accepted) = connection.protocol.accept(offer, protocol.as_deref(), headers, false) else {
+            return self.lose(slot);
+        };
         self.set_stage(slot, Stage::Handshake);
-        self.push(slot, [&accepted.response, &[], &[]]);
+        if self.push(slot, [&accepted.response, &[], &[]]).is_err() {
+            return;
+        }
         if accepted.is_open {
             self.events.push_back(Event { conn: id, kind: EventKind::Open, body: Body::None });
             self.opened(slot);
@@ -179,16 +183,20 @@ impl Engine {
         self.table.counters.rejected.add(1);
         let response = refusal.response(&self.settings.rules.versions.header());
         self.begin_last_answer(slot);
-        self.push(slot, [&response, &[], &[]]);
-        self.finish(slot);
+        match response {
+            Ok(response) if self.push(slot, [&response, &[], &[]]).is_ok() => self.finish(slot),
+            Ok(_) => {}
+            Err(_) => self.lose(slot),
+        }
     }
 
     /// The embedder refuses a handshake in its own words.
     pub(super) fn reject(&mut self, slot: Slot, reply: Reply) {
         self.table.counters.rejected.add(1);
         self.begin_last_answer(slot);
-        self.push_reply(slot, reply, "close");
-        self.finish(slot);
+        if self.push_reply(slot, reply, "close").is_ok() {
+            self.finish(slot);
+        }
     }
 
     fn begin_last_answer(&mut self, slot: Slot) {

@@ -12,7 +12,7 @@ use super::Engine;
 use super::connection::{Flags, Stage};
 use super::event::{Body, Event, EventKind};
 use super::table::{Life, PendingRequest};
-use super::writing::SHARED_BYTES_MIN;
+use super::writing::{NoMemory, SHARED_BYTES_MIN};
 use crate::buffer::Buffer;
 use crate::config::HttpPages;
 use crate::driver::Driver;
@@ -123,8 +123,9 @@ impl Engine {
         };
         // "An origin server MAY omit sending a 100 (Continue) response if it has already
         // received some or all of the content" (RFC 9110, 10.1.1); to HTTP/1.0 it must not.
-        if expectation.is_some() && backlog.is_empty() && !request.is_http_1_0() {
-            self.push(slot, [b"HTTP/1.1 100 Continue\r\n\r\n", &[], &[]]);
+        let awaits_word = expectation.is_some() && backlog.is_empty() && !request.is_http_1_0();
+        if awaits_word && self.push(slot, [b"HTTP/1.1 100 Continue\r\n\r\n", &[], &[]]).is_err() {
+            return;
         }
         self.received_backlog(slot, &mut backlog);
     }
@@ -147,36 +148,35 @@ impl Engine {
         // "A server that does not support persistent connections MUST send the \"close\"
         // connection option" (RFC 9112, 9.6).
         let connection_token = if keeps_alive { "" } else { "close" };
-        self.push_reply(slot, reply, connection_token);
-        // Without memory for it the connection is gone already.
-        if !matches!(self.connections[slot as usize].stage, Stage::Gone { .. }) {
+        if self.push_reply(slot, reply, connection_token).is_ok() {
             self.set_stage(slot, Stage::Replying);
             self.rearm(slot);
         }
     }
 
-    pub(super) fn push_reply(&mut self, slot: Slot, reply: Reply, connection_token: &str) {
-        let head = http::response_head(reply.status, &reply.headers, connection_token, reply.len);
-        self.push(slot, [&head, &[], &[]]);
-        if self.connections[slot as usize].flags.head_only || !http::has_body(reply.status) {
-            return;
-        }
+    /// Queues a reply, or, without memory for it, loses the connection.
+    pub(super) fn push_reply(
+        &mut self,
+        slot: Slot,
+        reply: Reply,
+        connection_token: &str,
+    ) -> Result<(), NoMemory> {
+        let Ok(head) = http::response_head(reply.status, &reply.headers, connection_token, reply.len) else {
+            self.lose(slot);
+            return Err(NoMemory);
+        };
+        let is_bare = self.connections[slot as usize].flags.head_only || !http::has_body(reply.status);
         match reply.body {
-            ReplyBody::None => {}
+            _ if is_bare => self.push(slot, [&head, &[], &[]]),
+            ReplyBody::None => self.push(slot, [&head, &[], &[]]),
             ReplyBody::Bytes(body) if body.len() < SHARED_BYTES_MIN => {
-                self.push(slot, [body.as_slice(), &[], &[]]);
+                self.push(slot, [&head, body.as_slice(), &[]])
             }
-            ReplyBody::Bytes(body) => {
-                let (len, body) = (body.len(), Arc::new(body));
-                let Some(outbox) = &mut self.connections[slot as usize].outbox else { return };
-                match outbox.push_shared(body, 0..len) {
-                    Ok(()) => self.entry(slot).outbox_bytes.add(len as u64),
-                    Err(_) => self.lose(slot),
-                }
-            }
+            ReplyBody::Bytes(body) => self.push_shared(slot, &head, body),
             ReplyBody::Reader(reader) => {
                 let download = Download { reader, left: reply.len };
                 self.connections[slot as usize].rare.get_or_insert_default().download = Some(download);
+                self.push(slot, [&head, &[], &[]])
             }
         }
     }
@@ -220,7 +220,9 @@ impl Engine {
         };
         if let Ok(len) = read {
             download.left -= len as u64;
-            self.push(slot, [&piece[..len], &[], &[]]);
+            let pushed = self.push(slot, [&piece[..len], &[], &[]]);
+            self.scratch.piece = piece;
+            return pushed.map_err(|_| io::ErrorKind::OutOfMemory.into());
         }
         self.scratch.piece = piece;
         read.map(|_| ())

@@ -90,6 +90,7 @@ impl Engine {
             self.scratch.asides = asides;
         }
         match result {
+            Ok(_) if heard.lacks_memory => self.violated(slot, Violation::OutOfMemory),
             Ok(_) => {}
             Err(Failure::Proxy(error)) => self.misannounced(slot, error),
             Err(Failure::Request(refusal)) => {
@@ -128,8 +129,9 @@ impl Engine {
             Aside::Request { request, offer } => self.requested(slot, request, offer),
             Aside::Body(body) => self.ask(slot, Body::Shared(Arc::new(body))),
             Aside::Opened { answer } => {
-                self.push(slot, [&answer, &[], &[]]);
+                // OPEN is queued already: if there is no memory, CLOSE must follow it.
                 self.opened(slot);
+                let _ = self.push(slot, [&answer, &[], &[]]);
             }
             Aside::Closed(frame) => {
                 let connection = &self.connections[slot as usize];
@@ -237,6 +239,8 @@ pub(super) struct Heard {
     messages: u64,
     /// Something of a message that is not whole yet.
     pieces: bool,
+    /// For something there was no memory to keep it until it is delivered.
+    lacks_memory: bool,
 }
 
 impl<'e> Inbox<'e> {
@@ -251,17 +255,21 @@ impl<'e> Inbox<'e> {
         Self { conn, events, asides, source, base, streams, heard: Heard::default() }
     }
 
-    /// Where lent bytes can be found again when they are delivered.
+    /// Where lent bytes can be found again when they are delivered. `None`: there is no memory.
     #[inline]
-    fn body(&self, bytes: &[u8]) -> Body {
+    fn body(&mut self, bytes: &[u8]) -> Option<Body> {
         match self.source {
             // Empty slices may lie anywhere.
-            Source::Arena { .. } if bytes.is_empty() => Body::None,
+            Source::Arena { .. } if bytes.is_empty() => Some(Body::None),
             Source::Arena { start } => {
                 let offset = (bytes.as_ptr() as usize).wrapping_sub(self.base);
-                Body::Arena { start: start + offset, len: bytes.len() }
+                Some(Body::Arena { start: start + offset, len: bytes.len() })
             }
-            Source::Elsewhere => Body::copied(bytes),
+            Source::Elsewhere => {
+                let body = Body::try_copied(bytes);
+                self.heard.lacks_memory |= body.is_err();
+                body.ok()
+            }
         }
     }
 
@@ -272,13 +280,18 @@ impl<'e> Inbox<'e> {
 
     #[inline]
     fn take(&mut self, incoming: Incoming<'_>) {
+        if self.heard.lacks_memory {
+            // What follows a gap is not told.
+            return;
+        }
         match incoming {
             Incoming::Message { kind, payload } => {
                 self.heard.messages += 1;
                 let body = match payload {
                     Payload::Borrowed(bytes) => self.body(bytes),
-                    Payload::Owned(buffer) => Body::Shared(Arc::new(buffer)),
+                    Payload::Owned(buffer) => Some(Body::Shared(Arc::new(buffer))),
                 };
+                let Some(body) = body else { return };
                 let kind = match self.streams {
                     false => EventKind::Message(kind),
                     true => EventKind::Fragment { kind, fin: true },
@@ -288,7 +301,7 @@ impl<'e> Inbox<'e> {
             Incoming::Fragment { kind, payload, fin } => {
                 self.heard.messages += u64::from(fin);
                 self.heard.pieces = true;
-                let body = self.body(payload);
+                let Some(body) = self.body(payload) else { return };
                 self.events.push_back(Event {
                     conn: self.conn,
                     kind: EventKind::Fragment { kind, fin },

@@ -18,21 +18,40 @@ use crate::protocol::frame::{Opcode, ServerHead};
 use crate::protocol::{Kind, Place};
 
 impl Engine {
-    /// Queues bytes of our own. Without memory for them the connection ends.
-    pub(super) fn push(&mut self, slot: Slot, parts: [&[u8]; 3]) {
+    /// Queues bytes of our own. Without memory for them the connection is lost.
+    pub(super) fn push(&mut self, slot: Slot, parts: [&[u8]; 3]) -> Result<(), NoMemory> {
         let connection = &mut self.connections[slot as usize];
         let outbox = connection.outbox.get_or_insert_with(|| self.spares.outbox());
         let pushed = outbox.push(parts, &mut self.spares);
         entry_of(&self.entries, slot).outbox_bytes.set(outbox.bytes() as u64);
-        if pushed.is_err() {
-            self.lose(slot);
-        }
         self.mark_dirty(slot);
+        pushed.map_err(|_| {
+            self.lose(slot);
+            NoMemory
+        })
+    }
+
+    /// The same for a head and a long payload, which is not copied.
+    pub(super) fn push_shared(&mut self, slot: Slot, head: &[u8], payload: Buffer) -> Result<(), NoMemory> {
+        let connection = &mut self.connections[slot as usize];
+        let outbox = connection.outbox.get_or_insert_with(|| self.spares.outbox());
+        let (len, payload) = (payload.len(), Arc::new(payload));
+        let pushed = outbox.push_around(head, &[], &mut self.spares, |outbox| {
+            outbox.push_shared(payload, 0..len);
+        });
+        entry_of(&self.entries, slot).outbox_bytes.set(outbox.bytes() as u64);
+        self.mark_dirty(slot);
+        pushed.map_err(|_| {
+            self.lose(slot);
+            NoMemory
+        })
     }
 
     pub(super) fn push_control(&mut self, slot: Slot, opcode: Opcode, payload: &[u8]) {
         if self.connections[slot as usize].stage == Stage::Open {
-            self.push(slot, [ServerHead::new(opcode, true, payload.len()).as_slice(), payload, &[]]);
+            let head = ServerHead::new(opcode, true, payload.len());
+            // If it fails there is nothing more to do here.
+            let _ = self.push(slot, [head.as_slice(), payload, &[]]);
         }
     }
 
@@ -64,17 +83,13 @@ impl Engine {
             Outgoing::Shared(buffer) if buffer.len() < SHARED_BYTES_MIN => {
                 outbox.push([head.as_slice(), buffer.as_slice(), tail], spares)
             }
-            Outgoing::Shared(buffer) => outbox.push([head.as_slice(), &[], &[]], spares).and_then(|()| {
+            Outgoing::Shared(buffer) => outbox.push_around(head.as_slice(), tail, spares, |outbox| {
                 let len = buffer.len();
-                outbox.push_shared(buffer, 0..len)?;
-                outbox.push([tail, &[], &[]], spares)
+                outbox.push_shared(buffer, 0..len);
             }),
-            Outgoing::Lent { start, len } => {
-                outbox.push([head.as_slice(), &[], &[]], spares).and_then(|()| {
-                    outbox.push_lent(start..start + len)?;
-                    outbox.push([tail, &[], &[]], spares)
-                })
-            }
+            Outgoing::Lent { start, len } => outbox.push_around(head.as_slice(), tail, spares, |outbox| {
+                outbox.push_lent(start..start + len);
+            }),
         };
         entry.outbox_bytes.set(outbox.bytes() as u64);
         if pushed.is_err() {
@@ -90,12 +105,20 @@ impl Engine {
 
     /// A send from another thread: counted against the limits when it was made.
     pub(super) fn obey_send(&mut self, conn: ConnId, kind: Kind, payload: Arc<Buffer>, last: bool) {
+        self.take_from_mailbox(conn, payload.len());
         let Some(slot) = self.find(conn) else { return };
-        self.entry(slot).take_from_mailbox(conn, charge(payload.len()));
         if self.connections[slot as usize].stage == Stage::Open
             && self.push_message(slot, kind, Outgoing::Shared(payload), last).is_err()
         {
             self.lose(slot);
+        }
+    }
+
+    /// What another thread counted when it posted it has come out of the mailbox.
+    pub(super) fn take_from_mailbox(&self, conn: ConnId, len: usize) {
+        // Of a connection that never was there is nothing to take back.
+        if (conn.slot() as usize) < self.connections.len() {
+            self.entry(conn.slot()).take_from_mailbox(conn, charge(len));
         }
     }
 

@@ -19,7 +19,7 @@ use crate::server::Answer;
 /// `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE` if it was
 /// decided already; `FDX_E_INVALID_ARG` for a subprotocol that was not offered, or headers that
 /// are not whole lines or are the server's own; `FDX_E_TOO_BIG` for headers over 64 KiB;
-/// `FDX_E_UTF8`.
+/// `FDX_E_UTF8`; `FDX_E_NOMEM`.
 ///
 /// # Safety
 /// `server` is live; `subprotocol` is null or ends with NUL; `headers` has `len` bytes.

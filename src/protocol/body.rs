@@ -142,7 +142,7 @@ impl BodyReader {
     }
 
     fn append(&mut self, bytes: &[u8], expected: usize) -> Result<(), Refusal> {
-        self.body.append(bytes, expected).map_err(|_| Refusal::OutOfMemory)
+        self.body.append(bytes, expected).map_err(|_| Refusal::NoMemory)
     }
 }
 

@@ -1,5 +1,7 @@
 //! From a request to a conversation: which dialect, which subprotocol, and may this origin?
 
+use std::collections::TryReserveError;
+
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::{GeneralPurpose, PAD};
@@ -152,7 +154,7 @@ pub fn response_head(
     protocol: Option<&str>,
     headers: &str,
     secure: bool,
-) -> Vec<u8> {
+) -> Result<Vec<u8>, TryReserveError> {
     let mut head = match dialect {
         Dialect::Hixie75 | Dialect::Hixie76 => {
             hixie::response_head(dialect, request, protocol.map(str::as_bytes), secure)
@@ -173,9 +175,10 @@ pub fn response_head(
             head
         }
     };
+    head.try_reserve_exact(headers.len() + 2)?;
     head.extend_from_slice(headers.as_bytes());
     head.extend_from_slice(b"\r\n");
-    head
+    Ok(head)
 }
 
 /// "concatenated with the string …, taking the SHA-1 hash of this …, and base64-encoding"

@@ -219,11 +219,16 @@ fn owned_text<'a>(text: Buffer, context: &Context<'_>) -> Result<Payload<'a>, Vi
 
 /// "treating the bytes as UTF-8, with invalid sequences replaced by U+FFFD" (draft 76, 4.2)
 fn repaired(text: &[u8], context: &Context<'_>) -> Result<Buffer, Violation> {
-    // One bad byte becomes three.
-    check_len(text.len(), context)?;
-    let text = String::from_utf8_lossy(text).into_owned();
-    check_len(text.len(), context)?;
-    Ok(Buffer::from(text.into_bytes()))
+    let mut repaired = Buffer::default();
+    for chunk in text.utf8_chunks() {
+        let replacement = if chunk.invalid().is_empty() { "" } else { "\u{FFFD}" };
+        for part in [chunk.valid(), replacement] {
+            // One bad byte becomes three.
+            check_len(repaired.len() + part.len(), context)?;
+            repaired.append(part.as_bytes(), usize::MAX).map_err(|_| Violation::OutOfMemory)?;
+        }
+    }
+    Ok(repaired)
 }
 
 /// 63 bits: no length can overflow.

@@ -4,6 +4,7 @@
 //! feeds, folded lines, two `Host`) is refused here, while the bytes arrive.
 
 use std::borrow::Cow;
+use std::collections::TryReserveError;
 use std::fmt;
 use std::ops::Range;
 
@@ -34,12 +35,18 @@ impl RequestReader {
                 return Err(Refusal::HeadTooBig);
             }
             if self.takes_last(byte)? {
-                self.head.extend_from_slice(&bytes[..=index]);
+                self.keep(&bytes[..=index])?;
                 return Ok(Some((Request::parse(std::mem::take(&mut self.head))?, index + 1)));
             }
         }
-        self.head.extend_from_slice(bytes);
+        self.keep(bytes)?;
         Ok(None)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.head.try_reserve(bytes.len()).map_err(|_| Refusal::NoMemory)?;
+        self.head.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// Is this byte the last of the head?
@@ -355,7 +362,7 @@ pub enum Refusal {
     BodyTooBig,
     TransferCoding,
     Expectation,
-    OutOfMemory,
+    NoMemory,
 }
 
 impl Refusal {
@@ -374,13 +381,13 @@ impl Refusal {
             Self::TooManyFromAddress | Self::TooFast | Self::TooManyRequests => 429,
             Self::HeadTooBig => 431,
             Self::TransferCoding => 501,
-            Self::TooManyConnections | Self::OutOfMemory => 503,
+            Self::TooManyConnections | Self::NoMemory => 503,
             Self::HttpVersion => 505,
         }
     }
 
     /// The whole answer. `versions` is the list for `Sec-WebSocket-Version`.
-    pub fn response(&self, versions: &str) -> Vec<u8> {
+    pub fn response(&self, versions: &str) -> Result<Vec<u8>, TryReserveError> {
         let extra = match self {
             Self::NotGet => "Allow: GET\r\n".to_string(),
             // "include a |Sec-WebSocket-Version| header field indicating the versions the
@@ -397,9 +404,9 @@ impl Refusal {
         let headers = format!("{extra}Content-Type: text/plain; charset=utf-8\r\n");
         let connection = if extra.starts_with("Upgrade") { "Upgrade, close" } else { "close" };
         let body = format!("{self}\n");
-        let mut response = response_head(self.status(), &headers, connection, body.len() as u64);
+        let mut response = response_head(self.status(), &headers, connection, body.len() as u64)?;
         response.extend_from_slice(body.as_bytes());
-        response
+        Ok(response)
     }
 }
 
@@ -426,15 +433,21 @@ impl fmt::Display for Refusal {
             Self::BodyTooBig => f.write_str("the body is too big"),
             Self::TransferCoding => f.write_str("of the transfer codings only chunked is served"),
             Self::Expectation => f.write_str("only 100-continue can be expected"),
-            Self::OutOfMemory => f.write_str("the server is out of memory"),
+            Self::NoMemory => f.write_str("the server is out of memory"),
         }
     }
 }
 
 /// The head of an answer with a body of `len` bytes. `headers` are lines ended by CR LF,
 /// checked by [`check_header_lines`] when they are the embedder's.
-pub fn response_head(status: u16, headers: &str, connection: &str, len: u64) -> Vec<u8> {
+pub fn response_head(
+    status: u16,
+    headers: &str,
+    connection: &str,
+    len: u64,
+) -> Result<Vec<u8>, TryReserveError> {
     let mut head = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status)).into_bytes();
+    head.try_reserve_exact(headers.len() + OWN_LINES_BYTES)?;
     head.extend_from_slice(headers.as_bytes());
     if !connection.is_empty() {
         head.extend_from_slice(format!("Connection: {connection}\r\n").as_bytes());
@@ -445,7 +458,7 @@ pub fn response_head(status: u16, headers: &str, connection: &str, len: u64) -> 
         head.extend_from_slice(format!("Content-Length: {len}\r\n").as_bytes());
     }
     head.extend_from_slice(b"\r\n");
-    head
+    Ok(head)
 }
 
 /// Can an answer of this status have a body at all?
@@ -525,6 +538,8 @@ fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
+/// Room for the lines that every answer has.
+const OWN_LINES_BYTES: usize = 128;
 /// More lines than any browser sends, with room for proxies.
 const HEADER_LINES_MAX: usize = 100;
 
@@ -665,7 +680,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_would_be_served() {
-        let answer = String::from_utf8(Refusal::UnknownVersion.response("13, 8, 7")).unwrap();
+        let answer = String::from_utf8(Refusal::UnknownVersion.response("13, 8, 7").unwrap()).unwrap();
         assert!(answer.starts_with("HTTP/1.1 426 Upgrade Required\r\n"));
         assert!(answer.contains("\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13, 8, 7\r\n"));
     }

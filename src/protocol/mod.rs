@@ -15,10 +15,11 @@ pub mod message;
 pub mod proxy;
 pub mod trusted;
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::buffer::{Buffer, BufferPool};
+use crate::buffer::{Buffer, BufferPool, copied};
 use body::BodyReader;
 use close::{CloseFrame, Violation};
 use frame::{CONTROL_BYTES_MAX, Opcode, ServerHead};
@@ -180,7 +181,10 @@ impl Protocol {
                 State::Requesting(reader) => match reader.receive(bytes, rules.head_bytes_max) {
                     Ok(Some((request, taken))) => {
                         let request = Arc::new(request);
-                        let backlog = bytes[taken..].to_vec();
+                        let Ok(backlog) = copied(&bytes[taken..]) else {
+                            self.state = State::Closed;
+                            return Err(Refusal::NoMemory.into());
+                        };
                         self.state = State::Deciding { request: request.clone(), backlog };
                         let offer = handshake::negotiate(&request, rules);
                         events(Incoming::Request { request, offer });
@@ -194,7 +198,10 @@ impl Protocol {
                 },
                 State::Body { request, reader } => match reader.receive(bytes) {
                     Ok(Some((body, taken))) => {
-                        let backlog = bytes[taken..].to_vec();
+                        let Ok(backlog) = copied(&bytes[taken..]) else {
+                            self.state = State::Closed;
+                            return Err(Refusal::NoMemory.into());
+                        };
                         self.state = State::Deciding { request: request.clone(), backlog };
                         events(Incoming::Body(body));
                         return Ok(Flow::Open);
@@ -207,6 +214,10 @@ impl Protocol {
                 },
                 State::Deciding { backlog, .. } => {
                     // The engine stops reading here, so this is at most what one read held.
+                    if backlog.try_reserve(bytes.len()).is_err() {
+                        self.state = State::Closed;
+                        return Err(Refusal::NoMemory.into());
+                    }
                     backlog.extend_from_slice(bytes);
                     return Ok(Flow::Open);
                 }
@@ -233,18 +244,24 @@ impl Protocol {
 
     /// Agrees to the request: the answer to send, and the bytes to receive again now that it
     /// is decided. Hixie-76 opens only when its eight bytes are there.
-    pub fn accept(&mut self, offer: Offer, protocol: Option<&str>, headers: &str, secure: bool) -> Accepted {
+    pub fn accept(
+        &mut self,
+        offer: Offer,
+        protocol: Option<&str>,
+        headers: &str,
+        secure: bool,
+    ) -> Result<Accepted, TryReserveError> {
         let State::Deciding { request, backlog } = std::mem::replace(&mut self.state, State::Closed) else {
             unreachable!("the engine accepts only what waits for a decision");
         };
-        let response = handshake::response_head(&request, offer.dialect, protocol, headers, secure);
+        let response = handshake::response_head(&request, offer.dialect, protocol, headers, secure)?;
         self.state = match offer.keys {
             Some(keys) => {
                 State::Challenged(Box::new(Challenge { keys, body: [0; hixie::BODY_BYTES], body_len: 0 }))
             }
             None => State::open(offer.dialect),
         };
-        Accepted { response, backlog, is_open: self.dialect().is_some() }
+        Ok(Accepted { response, backlog, is_open: self.dialect().is_some() })
     }
 
     /// Before a plain request is decided its body is received: the bytes of it that are here

@@ -163,7 +163,8 @@ fn the_answer_to_an_unknown_version_names_the_known_ones_that_have_a_number() {
     let every = Versions::ALL.into_iter().fold(Versions::NONE, Versions::with);
     let only = Versions::NONE.with(Dialect::HyBi07).with(Dialect::Rfc6455).with(Dialect::Hixie76);
     for (versions, named) in [(every, "13, 8, 7"), (only, "13, 7")] {
-        let answer = String::from_utf8(Refusal::UnknownVersion.response(&versions.header())).unwrap();
+        let answer =
+            String::from_utf8(Refusal::UnknownVersion.response(&versions.header()).unwrap()).unwrap();
         assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
         assert!(answer.contains("\r\nUpgrade: websocket\r\n"), "{answer}");
         assert!(answer.contains(&format!("\r\nSec-WebSocket-Version: {named}\r\n")), "{answer}");
@@ -185,13 +186,13 @@ fn each_refusal_has_its_status_and_is_a_whole_answer() {
         (Refusal::HeadTooBig, 431),
         (Refusal::HttpVersion, 505),
     ] {
-        let answer = String::from_utf8(refusal.response("13")).unwrap();
+        let answer = String::from_utf8(refusal.response("13").unwrap()).unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head ends with an empty line");
         assert!(head.contains(&format!("\r\nContent-Length: {}", body.len())), "{answer}");
         assert!(head.contains("close"), "{answer}");
     }
-    let answer = String::from_utf8(Refusal::NotGet.response("13")).unwrap();
+    let answer = String::from_utf8(Refusal::NotGet.response("13").unwrap()).unwrap();
     assert!(answer.contains("\r\nAllow: GET\r\n"), "{answer}");
 }
 
@@ -613,7 +614,7 @@ fn what_comes_while_someone_decides_is_kept_in_order() {
     assert_eq!(protocol.receive(later, &rules, &mut context, &mut note), Ok(Flow::Open));
     assert!(protocol.lend().is_none());
     assert!(!protocol.begin_close());
-    let accepted = protocol.accept(asked.expect("the request is whole"), None, "", false);
+    let accepted = protocol.accept(asked.expect("the request is whole"), None, "", false).unwrap();
     assert!(accepted.is_open);
     assert_eq!(accepted.backlog, text("kept").bytes());
 }
@@ -1581,8 +1582,10 @@ impl<'s> Peer<'s> {
         match offer {
             Ok(offer) => {
                 let protocol = handshake::choose_protocol(request, offer.dialect, &self.server.rules);
-                let accepted =
-                    self.protocol.accept(offer, protocol.as_deref(), self.server.headers, self.server.secure);
+                let accepted = self
+                    .protocol
+                    .accept(offer, protocol.as_deref(), self.server.headers, self.server.secure)
+                    .unwrap();
                 assert_eq!(accepted.is_open, offer.dialect != Dialect::Hixie76);
                 assert_eq!(self.protocol.dialect(), accepted.is_open.then_some(offer.dialect));
                 self.seen.push(Seen::Asked(offer.dialect));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
 use super::{Answer, Done, Server};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, copied};
 use crate::config::WhenFull;
 use crate::engine::Command;
 use crate::engine::connection::UserData;
@@ -24,9 +24,7 @@ impl Server {
     pub fn send(&self, conn: ConnId, kind: Kind, data: &[u8], last: bool) -> Result<Sent, Misuse> {
         self.send_from_afar(conn, kind, data.len(), |begun| {
             let begun = begun.then(kind, data, last)?;
-            let mut payload = Vec::new();
-            payload.try_reserve_exact(data.len()).map_err(|_| Misuse::NoMemory)?;
-            payload.extend_from_slice(data);
+            let payload = copied(data).map_err(|_| Misuse::NoMemory)?;
             Ok((begun, Command::Send { conn, kind, payload, last }))
         })
     }
@@ -180,10 +178,10 @@ impl Server {
                 return Err(Misuse::Invalid("the client did not offer this subprotocol"));
             }
         }
+        let (protocol, headers) = (protocol.map(copied_text).transpose()?, copied_text(headers)?);
         if !entry.get().decide(conn, Life::Deciding) {
             return Err(Misuse::State("it was decided already"));
         }
-        let (protocol, headers) = (protocol.map(str::to_string), headers.to_string());
         self.post(turn, conn, Command::Accept { conn, protocol, headers })
     }
 
@@ -201,15 +199,13 @@ impl Server {
             return Err(undecidable(life));
         }
         check_headers(answer.headers)?;
-        // Before the decision falls: without memory for this answer another one can be given.
-        let mut body = Vec::new();
-        body.try_reserve_exact(answer.body.len()).map_err(|_| Misuse::NoMemory)?;
-        body.extend_from_slice(answer.body);
+        // First, so that without memory it is still to be decided.
+        let headers = copied_text(answer.headers)?;
+        let body = copied(answer.body).map_err(|_| Misuse::NoMemory)?;
         if !entry.get().decide(conn, awaited) {
             return Err(Misuse::State("it was decided already"));
         }
-        let command =
-            Command::Answer { conn, status: answer.status, headers: answer.headers.to_string(), body };
+        let command = Command::Answer { conn, status: answer.status, headers, body };
         self.post(turn, conn, command)
     }
 
@@ -271,6 +267,13 @@ impl Message {
         payload.append(data, data.len()).map_err(|_| Misuse::NoMemory)?;
         Ok(Self { kind, payload: Arc::new(payload) })
     }
+}
+
+fn copied_text(text: &str) -> Result<String, Misuse> {
+    let mut copy = String::new();
+    copy.try_reserve_exact(text.len()).map_err(|_| Misuse::NoMemory)?;
+    copy.push_str(text);
+    Ok(copy)
 }
 
 fn is_open(life: Life) -> Result<(), Misuse> {

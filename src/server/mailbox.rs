@@ -106,6 +106,8 @@ mod tests {
     use crate::engine::event::ClosedBy;
     use crate::id::ConnId;
     use std::sync::atomic::AtomicUsize;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     #[derive(Default)]
     struct Bell(AtomicUsize);
@@ -133,6 +135,26 @@ mod tests {
             mailbox.take(&mut mail);
             assert_eq!(mail.commands.drain(..).count(), 100);
         }
+    }
+
+    #[test]
+    fn mail_that_comes_while_the_shard_looks_rings_again() {
+        let mailbox = Mailbox::<()>::new(Arc::new(Bell::default()));
+        assert!(mailbox.post(command()).is_ok());
+        thread::scope(|scope| {
+            // Somebody is at the mailbox when the shard comes. What is put in behind the shard's
+            // look must find the flag lowered, so that comes first.
+            let mail = mailbox.lock();
+            let shard = scope.spawn(|| mailbox.take(&mut Mail::default()));
+            let begun = Instant::now();
+            while mailbox.is_full.load(SeqCst) && begun.elapsed() < Duration::from_secs(10) {
+                thread::yield_now();
+            }
+            let is_lowered = !mailbox.is_full.load(SeqCst);
+            drop(mail);
+            shard.join().unwrap();
+            assert!(is_lowered);
+        });
     }
 
     #[test]

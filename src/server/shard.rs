@@ -71,7 +71,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub fn turn(&mut self) {
         if let Err(error) = self.driver.wait(self.engine.next_deadline(), &mut self.batch) {
             error!(target: "fullduplex::driver", "waiting failed: {error}");
-            std::thread::sleep(PAUSE_AFTER_ERROR);
+            self.driver.pause(PAUSE_AFTER_ERROR);
         }
         self.engine.begin_turn(self.driver.now());
         self.guarded(|shard| shard.take_new_connections());

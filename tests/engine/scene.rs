@@ -399,6 +399,16 @@ impl<W: World> Scene<W> {
         self.clients[client.0].heard.drain(..).collect()
     }
 
+    /// Takes what every client has heard so far.
+    pub fn take_all_heard(&mut self) -> Vec<Vec<Heard>> {
+        self.clients.iter_mut().map(|client| client.heard.drain(..).collect()).collect()
+    }
+
+    /// Everything that the embedder was told, in order.
+    pub fn all_told(&self) -> Vec<(ConnId, Told)> {
+        self.script.told.borrow().clone()
+    }
+
     /// The embedder is told this next about the client.
     pub fn is_told(&mut self, client: Client, expected: &[Told]) {
         self.is_told_of(self.id(client), expected);

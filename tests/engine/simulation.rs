@@ -16,11 +16,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fullduplex::config::{Config, Settings};
 use fullduplex::driver::Driver;
-use fullduplex::driver::sim::{self, Dice, Faults, Kernel, SimDriver, SimSocket};
+use fullduplex::driver::sim::{self, Call, Dice, Faults, Kernel, SimDriver, SimSocket, Trouble};
 use fullduplex::engine::limits::Gate;
 use fullduplex::engine::routes::{Route, Routes, Wants};
 use fullduplex::engine::table::Table;
@@ -46,6 +46,7 @@ fn ten_thousand_conversations_with_faults_keep_every_promise() {
         Ok(census)
     };
     let mut all = Census::default();
+    let begun = Instant::now();
     thread::scope(|scope| {
         let runs: Vec<_> = (0..threads).map(|thread| scope.spawn(move || census_of(thread))).collect();
         for run in runs {
@@ -53,12 +54,19 @@ fn ten_thousand_conversations_with_faults_keep_every_promise() {
             all.add(&census.unwrap_or_else(|why| panic!("{why}")));
         }
     });
-    println!("{all:#?}");
+    println!("{all:#?}\n{:.0} seeds a second", count as f64 / begun.elapsed().as_secs_f64());
+    if count < 1000 {
+        return;
+    }
     // A simulation in which little happens proves little.
     let enough = count / 20;
     assert!(all.peaceful > enough && all.opened > 2 * count && all.messages > 5 * count, "{all:?}");
     assert!(all.rejected > enough && all.drains > enough && all.lent > enough / 10, "{all:?}");
     assert!(all.closed_by[1..].iter().all(|&closes| closes > enough / 5), "{all:?}");
+    assert!(
+        all.troubles.len() == TROUBLES && all.troubles.values().all(|&times| times > enough / 5),
+        "{all:?}"
+    );
 }
 
 /// `make replay SEED=n` shows one conversation step by step.
@@ -93,6 +101,8 @@ pub struct Census {
     /// Waits that read into lent memory.
     lent: u64,
     turns: u64,
+    /// Bad answers of the kernel.
+    troubles: BTreeMap<(Call, Trouble), u64>,
     /// By [`ClosedBy`](fullduplex::engine::event::ClosedBy).
     closed_by: [u64; 8],
 }
@@ -364,7 +374,7 @@ impl Conversation {
         self.kernel.note(|| format!("stop, spread over {spread:?}, until {deadline:?}"));
         self.post(scene::stop(spread, deadline));
         // So that it can be seen whether the deadline holds.
-        self.kernel.set_faults(Faults { clock_jumps: 0, ..self.faults.clone() });
+        self.kernel.set_faults(Faults { clock_jumps: 0, wait_trouble: 0, ..self.faults.clone() });
         let begun = self.kernel.now();
         let was_stopping = self.shard.engine().is_stopping();
         for _ in 0..STOP_TURNS_MAX {
@@ -408,6 +418,11 @@ impl Conversation {
         if !self.table.is_quiet() || (open, closed) != (0, shared.census.opened) {
             return Err(format!("the table keeps something: {open} open, {closed} closed"));
         }
+        let mut entries = (0..).map_while(|slot| self.table.entry(slot));
+        if let Some(entry) = entries.find(|entry| entry.get().queued_bytes() > 0) {
+            let queued = entry.get().queued_bytes();
+            return Err(format!("{queued} bytes are queued for somebody who is gone"));
+        }
         let faults = counters.faults.get();
         if faults != shared.panics {
             return Err(format!("{faults} panics, of which the embedder threw {}", shared.panics));
@@ -431,6 +446,7 @@ impl Conversation {
         census.rejected = counters.rejected.get();
         census.faults = faults;
         census.lent = self.kernel.fills();
+        census.troubles = self.kernel.troubles();
         Ok(census)
     }
 
@@ -463,6 +479,9 @@ impl Census {
         for (sum, one) in self.closed_by.iter_mut().zip(other.closed_by) {
             *sum += one;
         }
+        for (trouble, count) in &other.troubles {
+            *self.troubles.entry(*trouble).or_default() += count;
+        }
     }
 }
 
@@ -478,16 +497,24 @@ fn faults(dice: &mut Dice, plan: &Plan) -> Faults {
     let mut rate = |choices: &[u32]| *dice.pick(choices);
     faults.short_reads = rate(&[0, 100, 500, 900]);
     faults.short_writes = rate(&[0, 100, 500, 900]);
+    faults.empty_reads = rate(&[0, 0, 200]);
     faults.interruptions = rate(&[0, 100]);
+    // Each costs a pause, in which Pings come due: too many, and slow clients do nothing else.
+    faults.wait_trouble = rate(if plan.is_peaceful { &[0, 0, 1] } else { &[0, 0, 10] });
     faults.delays = rate(&[0, 100, 500]);
     faults.wakes = rate(&[0, 100, 500]);
+    faults.false_sendables = rate(&[0, 0, 100, 500]);
+    faults.repeated_ends = rate(&[0, 0, 200]);
+    faults.ends_at_once = rate(&[0, 0, 500]);
+    faults.accept_trouble = rate(&[0, 0, 300]);
     if plan.is_peaceful {
         return faults;
     }
     faults.resets_on_read = rate(&[0, 0, 0, 5, 30]);
     faults.resets_on_write = rate(&[0, 0, 0, 5, 30]);
     faults.resets_while_idle = rate(&[0, 0, 0, 1, 5]);
-    faults.accept_trouble = rate(&[0, 0, 500]);
+    faults.write_trouble = rate(&[0, 0, 0, 5, 30]);
+    faults.accept_aborts = rate(&[0, 0, 100]);
     faults.adopt_trouble = rate(&[0, 0, 100]);
     faults.clock_jumps = rate(&[0, 0, 0, 1, 20]);
     faults.clock_jump_max = Duration::from_secs(100);
@@ -529,6 +556,8 @@ fn nobody() -> ConnId {
     ConnId::from_u64(u64::from(u32::MAX))
 }
 
+/// How many kinds of bad answers the kernel gives.
+const TROUBLES: usize = 22;
 /// More waits for nothing in a row than any reason explains.
 const SPINS_MAX: u32 = 3;
 const STOP_TURNS_MAX: usize = 20_000;

@@ -71,6 +71,28 @@ on_every_driver! {
         scene.empties();
     }
 
+    fn a_peer_that_takes_neither_answers_nor_our_close_is_cut_in_time<W: World>() {
+        let options = [("timeout.close", "60s"), ("timeout.handshake", "1h"), ("timeout.write_stall", "1h")];
+        let mut scene = Setup::new(&options).narrow(16 * 1024).scene::<W>();
+        let client = scene.open(Dialect::Rfc6455);
+        scene.set_deaf(client, true);
+        scene.says(client, &[peer::binary(&vec![1; 1_000_000]), peer::close(1000, "")].concat());
+        scene.is_told(client, &[Told::Binary(vec![1; 1_000_000]), Told::Closed(1000, ClosedBy::Peer)]);
+        scene.passes(seconds(30));
+        assert_eq!(scene.live_connections(), 1, "it has its time");
+        scene.passes(seconds(30));
+        assert_eq!(scene.live_connections(), 0);
+    }
+
+    fn a_peer_that_leaves_its_half_open_after_the_closes_has_a_second<W: World>() {
+        let mut scene = Scene::<W>::new(&[("timeout.close", "1h"), ("timeout.handshake", "1h")]);
+        let client = scene.open(Dialect::Rfc6455);
+        scene.says(client, &peer::close(1000, ""));
+        scene.hears(client, &[Heard::Close(1000, String::new()), Heard::Fin]);
+        scene.passes(seconds(1));
+        assert_eq!(scene.live_connections(), 0);
+    }
+
     fn two_closes_that_cross_are_one_end<W: World>() {
         let mut scene = Scene::<W>::new(&[]);
         let client = scene.open(Dialect::Rfc6455);

@@ -106,6 +106,21 @@ on_every_driver! {
         });
     }
 
+    fn an_old_ping_has_its_full_time_from_when_we_read_again<W: World>() {
+        let mut scene = Scene::<W>::new(&[("ping.interval", "100s"), ("ping.timeout", "5s")]);
+        let client = scene.open(Dialect::Rfc6455);
+        let conn = scene.id(client);
+        scene.passes(seconds(100));
+        ping_of(&mut scene, client);
+        scene.post(Command::SetPaused { conn, paused: true });
+        scene.passes(seconds(10));
+        scene.post(Command::SetPaused { conn, paused: false });
+        scene.passes(seconds(4));
+        scene.is_told_nothing(client);
+        scene.passes(seconds(1));
+        scene.is_told(client, &[Told::Closed(1006, ClosedBy::Timeout)]);
+    }
+
     fn hixie_has_no_pings_and_its_silence_is_no_death<W: World>() {
         let mut scene = Scene::<W>::new(&[("ping.interval", "10s"), ("ping.timeout", "5s")]);
         for dialect in [Dialect::Hixie76, Dialect::Hixie75] {
@@ -138,6 +153,13 @@ on_every_driver! {
         assert!(matches!(&heard[..], [.., Heard::Close(1001, _)]), "{heard:?}");
         scene.says(client, &peer::close(1001, ""));
         scene.hears(client, &[Heard::Fin]);
+    }
+
+    fn the_clocks_of_an_open_connection_do_not_wait_for_that_of_its_handshake<W: World>() {
+        let mut scene = Scene::<W>::new(&[("timeout.handshake", "1h"), ("timeout.idle", "2s")]);
+        let client = scene.open(Dialect::Rfc6455);
+        scene.passes(seconds(2));
+        scene.hears(client, &[Heard::Close(1001, "idle for too long".to_string())]);
     }
 
     fn a_message_of_ours_counts_against_idleness<W: World>() {
