@@ -470,10 +470,20 @@ mod tests {
         peer.write_all(bytes).unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
         let mut batch = Batch::new(ARENA_BYTES);
-        while batch.accepted.is_empty() {
-            driver.wait(Time::NEVER, &mut batch).unwrap();
-        }
+        waits(driver, &mut batch, |batch| !batch.accepted.is_empty());
         (peer, batch.accepted.pop().expect("it is there").socket)
+    }
+
+    fn waits(
+        driver: &mut MioDriver,
+        batch: &mut Batch<TcpStream>,
+        is_so: impl Fn(&Batch<TcpStream>) -> bool,
+    ) {
+        let end = driver.now().after(Duration::from_secs(20));
+        while !is_so(batch) {
+            assert!(driver.now() < end, "waited in vain");
+            driver.wait(end, batch).unwrap();
+        }
     }
 
     #[test]
@@ -487,16 +497,14 @@ mod tests {
         let (_second, next_stream) = accepted(&mut driver, address, b"hello");
         driver.adopt(0, stream).unwrap();
         let mut batch = Batch::new(READ_BYTES_MIN);
-        while batch.completions.is_empty() {
-            driver.wait(Time::NEVER, &mut batch).unwrap();
-        }
+        waits(&mut driver, &mut batch, |batch| !batch.completions.is_empty());
         assert!(matches!(batch.completions[..], [Completion::Received { slot: 0, .. }]));
         driver.close(0, false);
         driver.adopt(0, next_stream).unwrap();
         let mut batch = Batch::new(ARENA_BYTES);
         let mut told = Vec::new();
         while told.len() < 2 {
-            driver.wait(Time::NEVER, &mut batch).unwrap();
+            waits(&mut driver, &mut batch, |batch| !batch.completions.is_empty());
             assert!(batch.completions.len() <= 1, "one read in one wait: {:?}", batch.completions);
             told.append(&mut batch.completions);
         }

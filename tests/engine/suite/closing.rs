@@ -72,15 +72,15 @@ on_every_driver! {
     }
 
     fn a_peer_that_takes_neither_answers_nor_our_close_is_cut_in_time<W: World>() {
-        let options = [("timeout.close", "60s"), ("timeout.handshake", "1h"), ("timeout.write_stall", "1h")];
+        let options = [("timeout.close", "20s"), ("timeout.handshake", "1h"), ("timeout.write_stall", "1h")];
         let mut scene = Setup::new(&options).narrow(16 * 1024).scene::<W>();
         let client = scene.open(Dialect::Rfc6455);
         scene.set_deaf(client, true);
         scene.says(client, &[peer::binary(&vec![1; 1_000_000]), peer::close(1000, "")].concat());
         scene.is_told(client, &[Told::Binary(vec![1; 1_000_000]), Told::Closed(1000, ClosedBy::Peer)]);
-        scene.passes(seconds(30));
+        scene.passes(seconds(10));
         assert_eq!(scene.live_connections(), 1, "it has its time");
-        scene.passes(seconds(30));
+        scene.passes(seconds(10));
         assert_eq!(scene.live_connections(), 0);
     }
 

@@ -13,9 +13,31 @@ use fullduplex::protocol::{Dialect, Kind};
 use super::on_every_driver;
 use crate::peer::{self, Heard, said};
 use crate::scene::{Client, Scene, Setup, Told};
-use crate::world::World;
+use crate::world::{SimWorld, World};
 
 type Answers = Rc<RefCell<Vec<Result<Sent, Misuse>>>>;
+
+#[test]
+fn drain_comes_when_no_more_than_low_water_is_queued_and_not_before() {
+    let options = [("send.high_water", "3000"), ("send.low_water", "2000")];
+    let mut scene = Setup::new(&options).narrow(4000).scene::<SimWorld>();
+    let client = scene.open(Dialect::Rfc6455);
+    scene.set_deaf(client, true);
+    scene.on(|turn, event| {
+        if let EventKind::Message(_) = event.kind {
+            // With its head each is 1,000 bytes, and the kernel takes four of them.
+            (0..10).for_each(|_| drop(turn.send(event.conn, Kind::Binary, &[7; 996])));
+        }
+    });
+    scene.says(client, &peer::text("go"));
+    scene.is_told(client, &[Told::Text("go".to_string())]);
+    scene.is_told_nothing(client);
+    assert_eq!(scene.takes(client, 3999), 3999);
+    scene.is_told_nothing(client);
+    assert_eq!(scene.takes(client, 1), 1);
+    scene.is_told(client, &[Told::Drain]);
+    scene.is_told_nothing(client);
+}
 
 on_every_driver! {
     fn above_high_water_a_send_says_so_and_drain_follows_below_low_water<W: World>() {
