@@ -38,8 +38,8 @@ pub struct Entry {
     mailbox: AtomicU64,
     pub outbox_bytes: Count,
     pub wants_drain: AtomicBool,
-    /// [`Begun`], written by whoever sends.
-    begun: AtomicU32,
+    /// Generation and [`Begun`], written by whoever sends: in one word, as above.
+    begun: AtomicU64,
     dialect: AtomicU32,
     pub route: AtomicU32,
     pub rtt_us: AtomicU32,
@@ -255,7 +255,7 @@ impl Entry {
             mailbox: AtomicU64::new(0),
             outbox_bytes: Count::default(),
             wants_drain: AtomicBool::new(false),
-            begun: AtomicU32::new(0),
+            begun: AtomicU64::new(0),
             dialect: AtomicU32::new(0),
             route: AtomicU32::new(0),
             rtt_us: AtomicU32::new(0),
@@ -283,9 +283,9 @@ impl Entry {
             count.set(0);
         }
         self.mailbox.store(u64::from(generation.to_u32()) << MAILBOX_BITS, SeqCst);
+        self.begun.store(u64::from(generation.to_u32()) << u32::BITS, Relaxed);
         self.dropped.store(0, Relaxed);
         self.wants_drain.store(false, Relaxed);
-        self.set_begun(Begun::NOTHING);
         self.rtt_us.store(0, Relaxed);
         self.peer.set(peer);
         self.local.set(local);
@@ -346,12 +346,16 @@ impl Entry {
 
     #[inline]
     pub fn begun(&self) -> Begun {
-        Begun(self.begun.load(Relaxed))
+        Begun(self.begun.load(Relaxed) as u32)
     }
 
+    /// The connection goes on from what was begun, unless it is gone.
     #[inline]
-    pub fn set_begun(&self, begun: Begun) {
-        self.begun.store(begun.0, Relaxed);
+    pub fn go_on(&self, id: ConnId, from: Begun, to: Begun) {
+        let word = |begun: Begun| u64::from(id.generation().to_u32()) << u32::BITS | u64::from(begun.0);
+        if from != to {
+            let _ = self.begun.compare_exchange(word(from), word(to), Relaxed, Relaxed);
+        }
     }
 
     /// All bytes on their way to the peer that the kernel does not have yet.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::connection::Stage;
 use super::event::{ClosedBy, EventKind};
-use super::table::{Begun, Entry};
+use super::table::Begun;
 use super::writing::{Outgoing, SHARED_BYTES_MIN};
 use super::{Command, Engine, entry_of};
 use crate::buffer::Buffer;
@@ -101,12 +101,12 @@ impl Turn<'_> {
         last: bool,
     ) -> Result<Sent, Misuse> {
         let outgoing = self.outgoing(data);
-        self.engine.send(conn, kind, outgoing, |entry| entry.begun().then(kind, data, last))
+        self.engine.send(conn, kind, outgoing, |begun| begun.then(kind, data, last))
     }
 
     pub fn send_message(&mut self, conn: ConnId, message: &Message) -> Result<Sent, Misuse> {
         let outgoing = Outgoing::Shared(message.payload.clone());
-        self.engine.send(conn, message.kind, outgoing, |entry| entry.begun().then_whole())
+        self.engine.send(conn, message.kind, outgoing, Begun::then_whole)
     }
 
     /// Does at once what other threads ask through the mailbox.
@@ -139,7 +139,7 @@ impl Engine {
         conn: ConnId,
         kind: Kind,
         outgoing: Outgoing<'_>,
-        check: impl FnOnce(&Entry) -> Result<Begun, Misuse>,
+        check: impl FnOnce(Begun) -> Result<Begun, Misuse>,
     ) -> Result<Sent, Misuse> {
         let slot = conn.slot();
         let connection = self.connections.get_mut(slot as usize).filter(|connection| connection.id == conn);
@@ -161,7 +161,8 @@ impl Engine {
         if kind == Kind::Binary && entry.dialect().wire_form() == WireForm::Hixie {
             return Err(Misuse::Unsupported);
         }
-        let begun = check(entry)?;
+        let before = entry.begun();
+        let begun = check(before)?;
         let limits = &self.settings.send;
         let len = outgoing.len();
         if len > limits.limit_bytes {
@@ -178,7 +179,7 @@ impl Engine {
             return Err(Misuse::Full);
         }
         self.push_message(slot, kind, outgoing, begun == Begun::NOTHING).map_err(|_| Misuse::NoMemory)?;
-        self.entry(slot).set_begun(begun);
+        self.entry(slot).go_on(conn, before, begun);
         let connection = &mut self.connections[slot as usize];
         if queued + len > self.settings.send.high_water_bytes {
             connection.flags.wants_drain = true;

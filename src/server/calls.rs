@@ -54,7 +54,8 @@ impl Server {
         if len > limits.limit_bytes {
             return Err(Misuse::TooBig);
         }
-        let (begun, command) = command(entry.begun())?;
+        let before = entry.begun();
+        let (begun, command) = command(before)?;
         // Added before it is compared, so that many threads together can't pass the limit.
         let waiting = entry.add_to_mailbox(conn, charge(len)).ok_or(Misuse::NoConnection)?;
         // The last head may stand over the limit, as with sends from callbacks.
@@ -79,7 +80,7 @@ impl Server {
             Sent::Queued
         };
         self.post(None, conn, command)?;
-        entry.set_begun(begun);
+        entry.go_on(conn, before, begun);
         Ok(sent)
     }
 
