@@ -219,13 +219,21 @@ fn owned_text<'a>(text: Buffer, context: &Context<'_>) -> Result<Payload<'a>, Vi
 
 /// "treating the bytes as UTF-8, with invalid sequences replaced by U+FFFD" (draft 76, 4.2)
 fn repaired(text: &[u8], context: &Context<'_>) -> Result<Buffer, Violation> {
-    // One bad byte becomes three.
-    check_len(text.len(), context)?;
-    let text = String::from_utf8_lossy(text).into_owned();
-    check_len(text.len(), context)?;
-    Ok(Buffer::from(text.into_bytes()))
+    let mut repaired = Buffer::default();
+    for chunk in text.utf8_chunks() {
+        let replacement = if chunk.invalid().is_empty() { "" } else { REPLACEMENT };
+        for piece in [chunk.valid(), replacement] {
+            // One bad byte becomes three: what is over the limit must not be written first.
+            check_len(repaired.len() + piece.len(), context)?;
+            repaired
+                .append(piece.as_bytes(), context.message_bytes_max)
+                .map_err(|_| Violation::OutOfMemory)?;
+        }
+    }
+    Ok(repaired)
 }
 
+const REPLACEMENT: &str = "\u{FFFD}";
 /// 63 bits: no length can overflow.
 const LENGTH_GROUPS_MAX: u8 = 9;
 
