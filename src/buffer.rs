@@ -94,11 +94,14 @@ impl BufferPool {
         if expected < POOLED_BYTES_MIN {
             return Buffer::default();
         }
-        // The smallest that is large enough, or else the largest.
-        let best = (0..self.free.len()).min_by_key(|&index| {
-            let capacity = self.free[index].capacity();
-            if capacity >= expected { (0, capacity) } else { (1, usize::MAX - capacity) }
-        });
+        // The smallest that is large enough, or else the largest. What is far too large is not
+        // lent: it may end in an outbox, where it counts as what is in it.
+        let capacity = |index: usize| self.free[index].capacity();
+        let best =
+            (0..self.free.len()).filter(|&index| capacity(index) / 2 <= expected).min_by_key(|&index| {
+                let capacity = capacity(index);
+                if capacity >= expected { (0, capacity) } else { (1, usize::MAX - capacity) }
+            });
         match best {
             Some(index) => {
                 let buffer = self.free.swap_remove(index);
@@ -163,6 +166,14 @@ mod tests {
         assert_eq!(pool.take(2 << 20).capacity(), 1 << 20);
         assert_eq!(pool.take(10).capacity(), 0);
         assert_eq!(pool.bytes(), 1 << 16);
+    }
+
+    #[test]
+    fn the_pool_lends_no_buffer_of_more_than_twice_what_is_expected() {
+        let mut pool = BufferPool::default();
+        pool.give_back(Buffer::from(vec![0; 1 << 20]));
+        assert_eq!(pool.take((1 << 19) - 1).capacity(), 0);
+        assert_eq!(pool.take(1 << 19).capacity(), 1 << 20);
     }
 
     #[test]

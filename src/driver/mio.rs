@@ -474,11 +474,7 @@ mod tests {
         (peer, batch.accepted.pop().expect("it is there").socket)
     }
 
-    fn waits(
-        driver: &mut MioDriver,
-        batch: &mut Batch<TcpStream>,
-        is_so: impl Fn(&Batch<TcpStream>) -> bool,
-    ) {
+    fn waits(driver: &mut MioDriver, batch: &mut Batch<Stream>, is_so: impl Fn(&Batch<Stream>) -> bool) {
         let end = driver.now().after(Duration::from_secs(20));
         while !is_so(batch) {
             assert!(driver.now() < end, "waited in vain");

@@ -66,7 +66,7 @@ pub struct Engine {
     events: VecDeque<Event>,
     /// Connections that the flush must look at.
     dirty: VecDeque<Slot>,
-    /// Connections that have more to write than one turn's share.
+    /// Connections that have more to do than one turn's share.
     unfinished: Vec<Slot>,
     /// Ends that wait until the embedder has seen what came before them.
     endings: Vec<(Slot, Ending)>,

@@ -244,6 +244,11 @@ impl Engine {
             rare.download = None;
         }
         match connection.flags.keeps_alive {
+            // A read may hold thousands of requests, and the others want their turn, too.
+            true if connection.protocol.has_backlog() && !connection.flags.yielded => {
+                connection.flags.yielded = true;
+                self.unfinished.push(slot);
+            }
             true => self.begin_next_request(slot),
             false => {
                 connection.protocol.refuse();

@@ -221,16 +221,19 @@ fn owned_text<'a>(text: Buffer, context: &Context<'_>) -> Result<Payload<'a>, Vi
 fn repaired(text: &[u8], context: &Context<'_>) -> Result<Buffer, Violation> {
     let mut repaired = Buffer::default();
     for chunk in text.utf8_chunks() {
-        let replacement = if chunk.invalid().is_empty() { "" } else { "\u{FFFD}" };
-        for part in [chunk.valid(), replacement] {
-            // One bad byte becomes three.
-            check_len(repaired.len() + part.len(), context)?;
-            repaired.append(part.as_bytes(), usize::MAX).map_err(|_| Violation::OutOfMemory)?;
+        let replacement = if chunk.invalid().is_empty() { "" } else { REPLACEMENT };
+        for piece in [chunk.valid(), replacement] {
+            // One bad byte becomes three: what is over the limit must not be written first.
+            check_len(repaired.len() + piece.len(), context)?;
+            repaired
+                .append(piece.as_bytes(), context.message_bytes_max)
+                .map_err(|_| Violation::OutOfMemory)?;
         }
     }
     Ok(repaired)
 }
 
+const REPLACEMENT: &str = "\u{FFFD}";
 /// 63 bits: no length can overflow.
 const LENGTH_GROUPS_MAX: u8 = 9;
 

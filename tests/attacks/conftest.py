@@ -136,8 +136,15 @@ class Attacked:
             wire.close()
 
     def memory(self):
+        return self._memory("VmRSS")
+
+    def memory_peak(self):
+        """What was resident at the most since the program began, however shortly."""
+        return self._memory("VmHWM")
+
+    def _memory(self, name):
         with open(f"/proc/{self.pid}/status") as status:
-            (line,) = [line for line in status if line.startswith("VmRSS:")]
+            (line,) = [line for line in status if line.startswith(name + ":")]
         return int(line.split()[1]) * 1024
 
     def descriptors(self):

@@ -292,6 +292,20 @@ def test_bad_text_in_hixie_is_never_echoed_as_it_came(attacked, dialect):
                 assert wire.send(dialect.text(text)).read(len(expected)) == expected, (bad, place)
 
 
+@pytest.mark.parametrize("threads", [1])
+@pytest.mark.parametrize("dialect", HIXIE, ids=str)
+def test_bad_text_in_hixie_that_grows_over_the_limit_ends_before_its_memory_does(attacked, dialect):
+    """Each bad byte is replaced by three."""
+    size = 8 * MIB
+    with attacked({"max.message": size}) as server:
+        with dialect.open(server.port) as wire:
+            peak = server.memory_peak()
+            pour(wire.socket, dialect.text(b"\x80" * size))
+            assert b"\xef\xbf\xbd" not in hear(wire.socket)
+        # What came, and what it was replaced by: each up to the limit.
+        assert server.memory_peak() - peak < 2 * size + 4 * MIB
+
+
 # ------------------------------------------------------------------------------- closes without sense
 
 GOOD_CODES = [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999]

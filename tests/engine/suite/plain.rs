@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use fullduplex::config::HttpPages;
 use fullduplex::engine::Command;
@@ -80,6 +82,20 @@ impl Pages for TestPages {
     }
 }
 
+/// Counts how often it was asked.
+struct CountingPages(Arc<AtomicUsize>);
+
+impl Pages for CountingPages {
+    fn page(&self, _: &Request, _: &HttpPages, _: bool) -> Option<Reply> {
+        self.0.fetch_add(1, SeqCst);
+        Some(Reply::text(200, "", "ok"))
+    }
+
+    fn file(&self, _: &Request) -> Option<Reply> {
+        None
+    }
+}
+
 on_every_driver! {
     fn requests_of_one_connection_are_answered_in_order_each_under_a_number_of_its_own<W: World>() {
         let mut scene = Setup::new(&[]).wants_http().scene::<W>();
@@ -94,6 +110,20 @@ on_every_driver! {
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), 4);
+    }
+
+    fn requests_that_were_sent_ahead_are_answered_one_in_a_turn<W: World>() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let mut scene = Setup::new(&[]).pages(CountingPages(asked.clone())).scene::<W>();
+        let client = asks(&mut scene, &get("/").repeat(50));
+        let mut before = 0;
+        scene.until("all are answered", |_| {
+            let now = asked.load(SeqCst);
+            assert!(now - before <= 1, "{} in one turn", now - before);
+            before = now;
+            now == 50
+        });
+        scene.hears(client, &vec![Heard::Http(200); 50]);
     }
 
     fn a_late_reply_is_not_taken_for_the_next_requests<W: World>() {
