@@ -105,9 +105,9 @@ pub type fdx_event_fn = Option<
 >;
 
 /// Calls the embedder with what a shard delivers.
-pub(super) struct Deliverer {
+pub struct Deliverer {
     /// Keeps the handle alive for as long as callbacks are given it.
-    pub owner: Arc<fdx_server>,
+    pub(super) owner: Arc<fdx_server>,
 }
 
 impl Handler for Deliverer {

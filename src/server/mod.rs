@@ -27,7 +27,7 @@ use crate::engine::table::Table;
 use crate::engine::turn::{Handler, Misuse};
 use crate::engine::{Command, Engine, Parts};
 use crate::protocol::close::{CloseCode, CloseFrame};
-use mailbox::{Listening, Mailbox};
+use mailbox::{Letterbox, Listening, Mailbox};
 use pages::ServerPages;
 use shard::Shard;
 
@@ -38,7 +38,7 @@ pub struct Server {
     settings: RwLock<Arc<Settings>>,
     routes: Arc<Routes>,
     tables: Vec<Arc<Table>>,
-    mailboxes: OnceLock<Vec<Arc<Mailbox<MioSocket>>>>,
+    mailboxes: OnceLock<Vec<Arc<dyn Letterbox>>>,
     /// Of the configured listeners.
     ports: OnceLock<Vec<u16>>,
     /// A second handle to each address that is listened at now, by its number.
@@ -53,8 +53,6 @@ pub struct Server {
     shards_left: AtomicUsize,
     number: u32,
 }
-
-type MioSocket = <MioDriver as Driver>::Socket;
 
 /// Shards about to start, and the ports that their listeners got.
 type Made<H> = (Vec<Shard<MioDriver, H>>, Vec<u16>);
@@ -161,6 +159,23 @@ impl Server {
         Ok(())
     }
 
+    /// Starts without threads: gives the shards on these drivers, one for each of the option
+    /// `threads`, to a caller who takes their turns. So a test runs a whole server on a
+    /// simulated kernel.
+    pub fn start_on<D: Driver, H: Handler>(
+        &self,
+        drivers: Vec<D>,
+        handler: impl Fn() -> H,
+    ) -> Result<Vec<Shard<D, H>>, StartError> {
+        let mut phase = self.lock();
+        if *phase != Phase::New {
+            return Err(StartError::Phase("the server was started already"));
+        }
+        self.shards_left.store(drivers.len(), SeqCst);
+        *phase = Phase::Running;
+        Ok(self.shards_on(drivers, handler))
+    }
+
     fn make_shards<H: Handler>(&self, handler: impl Fn() -> H) -> Result<Made<H>, StartError> {
         let settings = self.settings();
         if settings.listen.is_empty() {
@@ -182,11 +197,21 @@ impl Server {
         }
         self.next_listener.store(ports.len() as u32, SeqCst);
         *self.listeners() = open;
+        let mut shards = self.shards_on(drivers, handler);
+        if shards.len() > 1 && !listen::SPREADS {
+            let mailboxes = shards.iter().map(|shard| shard.mailbox().clone()).collect();
+            shards[0].spread_over(mailboxes);
+        }
+        Ok((shards, ports))
+    }
+
+    fn shards_on<D: Driver, H: Handler>(&self, drivers: Vec<D>, handler: impl Fn() -> H) -> Vec<Shard<D, H>> {
+        let settings = self.settings();
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
         let gate = Arc::new(Gate::default());
         let pages = Arc::new(ServerPages::new(self.tables.clone()));
         let made = drivers.into_iter().zip(&mailboxes).zip(&self.tables).enumerate();
-        let mut shards: Vec<_> = made
+        let shards = made
             .map(|(index, ((driver, mailbox), table))| {
                 let parts = Parts {
                     shard: index as u8,
@@ -201,11 +226,9 @@ impl Server {
                 Shard::new(driver, engine, mailbox.clone(), handler(), ARENA_BYTES)
             })
             .collect();
-        if shards.len() > 1 && !listen::SPREADS {
-            shards[0].spread_over(mailboxes.clone());
-        }
-        let _ = self.mailboxes.set(mailboxes);
-        Ok((shards, ports))
+        let letterboxes = mailboxes.iter().map(|mailbox| mailbox.clone() as Arc<dyn Letterbox>);
+        let _ = self.mailboxes.set(letterboxes.collect());
+        shards
     }
 
     fn run_shard<H: Handler>(&self, shard: Shard<MioDriver, H>) {
