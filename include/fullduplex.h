@@ -83,6 +83,9 @@
 // A binary message. A Hixie connection has none: `FDX_E_UNSUPPORTED`.
 #define FDX_BINARY 2u
 
+// A fragment of the message follows; see `fdx_send`.
+#define FDX_F_MORE 4u
+
 // A handshake waits for `fdx_accept` or `fdx_reject`. Only with `on_upgrade`.
 #define FDX_EV_UPGRADE 1u
 
@@ -91,6 +94,11 @@
 
 // A whole message. `FDX_EVF_BINARY` tells binary from text; text is valid UTF-8.
 #define FDX_EV_MESSAGE 3u
+
+// A piece of a message, as it came, instead of `FDX_EV_MESSAGE` on routes with `FDX_ROUTE_STREAM`.
+// `FDX_EVF_FIN` is on the last, which may be empty. Text is valid UTF-8 as a whole; a piece may
+// end inside a character, and what was wrong with it closes the connection before the last.
+#define FDX_EV_FRAGMENT 4u
 
 // No more than `send.low_water` is queued again. `arg` is what is.
 #define FDX_EV_DRAIN 5u
@@ -106,7 +114,8 @@
 // A pong. `arg` is the round trip in microseconds if it answers a ping of the library's own.
 #define FDX_EV_PONG 8u
 
-// A plain HTTP request waits for `fdx_http_reply`; `conn` is the reply token. Only on routes with
+// A plain HTTP request waits for `fdx_http_reply`; `conn` is the reply token, a number for this
+// request alone, and `data` its body, of at most `max.body` bytes. Only on routes with
 // `FDX_ROUTE_HTTP`.
 #define FDX_EV_HTTP 9u
 
@@ -126,8 +135,10 @@
 // Its last.
 #define FDX_EV_THREAD_STOP 16u
 
+// The message ends here.
 #define FDX_EVF_FIN 1u
 
+// The message is binary, not text.
 #define FDX_EVF_BINARY 2u
 
 // The peer closed.
@@ -154,7 +165,12 @@
 // `fdx_server_set` can change this option while the server runs.
 #define FDX_OPTION_LIVE 1u
 
-// Plain HTTP requests (GET and HEAD) under the path come as `FDX_EV_HTTP` to `on_other`. With no
+// Messages come in pieces, as `FDX_EV_FRAGMENT`, to `on_message`: nothing is assembled, and
+// neither `max.message` nor `max.fragments` counts. (A Hixie message is assembled all the same
+// and comes as one piece.)
+#define FDX_ROUTE_STREAM 1u
+
+// Plain HTTP requests of any method under the path come as `FDX_EV_HTTP` to `on_other`. With no
 // other callback the route takes no WebSockets.
 #define FDX_ROUTE_HTTP 2u
 
@@ -208,7 +224,7 @@ typedef void (*fdx_drop_fn)(void *user_data);
 typedef uint64_t fdx_conn;
 
 // One event; 64 bytes on 64-bit systems. Per connection they come as
-// `UPGRADE? OPEN (MESSAGE | PING | PONG | DRAIN)* CLOSE`: each OPEN has exactly one CLOSE,
+// `UPGRADE? OPEN (MESSAGE | FRAGMENT | PING | PONG | DRAIN)* CLOSE`: each OPEN has exactly one CLOSE,
 // nothing comes after it, and two events of one connection never run at once. Ignore types you
 // don't know.
 typedef struct fdx_event {
@@ -678,10 +694,10 @@ fdx_status fdx_reject(fdx_server *server,
 
 // Replies to a plain request that FDX_EV_HTTP announced (`conn` is its reply token) with a
 // status (200 to 599), headers and a body. [any] Content-Length and Connection are set by the
-// server; a HEAD request gets no body. The connection closes then. Both lengths may be
-// `FDX_NTS`.
+// server; a HEAD request gets no body. The client may ask again on the same connection, which
+// is another request under another number. Both lengths may be `FDX_NTS`.
 //
-// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
+// `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
 //
 // Required:
 // `server` is live; `headers` has `hlen` bytes and `body` `blen`.
@@ -722,14 +738,19 @@ fdx_status fdx_request_headers(fdx_server *server,
                                size_t cap,
                                size_t *needed);
 
-// Sends one message. [any] The bytes are copied before this returns, and it never blocks. Order
-// per calling thread and connection is kept. `kind` is `FDX_TEXT` or `FDX_BINARY`, `flags` 0.
+// Sends one message, or a fragment of one. [any] The bytes are copied before this returns, and
+// it never blocks. Order per calling thread and connection is kept. `kind` is `FDX_TEXT` or
+// `FDX_BINARY`, `flags` 0 or `FDX_F_MORE`.
+//
+// With `FDX_F_MORE` the message goes on: the next send to this connection continues it, with the
+// same kind, and the first without the flag ends it (it may be empty). So a message of any
+// length passes through little memory. A fragment of text may end inside a character.
 //
 // `FDX_OK`; `FDX_HIGH_WATER`: queued, and more than `send.high_water` waits for this peer, so
 // please wait for FDX_EV_DRAIN; `FDX_E_FULL`: `send.limit` is reached, NOT queued, and
 // `send.full` decides whether the connection closes; `FDX_E_NO_CONN` if it is gone;
-// `FDX_E_CLOSING` after its close has begun; `FDX_E_STATE` before it is open; `FDX_E_UTF8` for a
-// text that is none; `FDX_E_TOO_BIG` for more than `send.limit` at once; `FDX_E_UNSUPPORTED` for
+// `FDX_E_CLOSING` after its close has begun; `FDX_E_STATE` before it is open, or for another kind
+// than the message has that was begun; `FDX_E_UTF8` for a text that is none; `FDX_E_TOO_BIG` for more than `send.limit` at once; `FDX_E_UNSUPPORTED` for
 // binary on a Hixie connection; `FDX_E_NOMEM`; `FDX_E_STOPPED`; `FDX_E_INVALID_ARG`.
 //
 // Required:
@@ -762,7 +783,8 @@ fdx_msg *fdx_msg_ref(fdx_msg *msg);
 void fdx_msg_unref(fdx_msg *msg);
 
 // Sends one message to `count` connections, sharing its bytes. [any] `results`, if not NULL, gets
-// each one's status, as of `fdx_send`. `flags` is 0.
+// each one's status, as of `fdx_send`; `FDX_E_STATE` while a message in fragments is under way to
+// it. `flags` is 0.
 //
 // Returns the worst of them: the lowest if any is negative, else the highest; `FDX_OK` for no
 // connection; `FDX_E_INVALID_ARG`.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::id::SHARDS_MAX;
 use crate::protocol::handshake::{Origins, Rules};
+pub use crate::protocol::trusted::Trusted;
 use crate::protocol::{Dialect, Versions};
 pub use value::{ListenAddress, Rate};
 use value::{at_least, list, more_than_zero, not_zero, path, rate, size, time};
@@ -30,6 +31,7 @@ pub struct Settings {
     pub threads: usize,
     pub rules: Rules,
     pub message_bytes_max: usize,
+    pub body_bytes_max: usize,
     pub limits: Limits,
     pub send: SendLimits,
     pub timeouts: Timeouts,
@@ -123,6 +125,7 @@ impl Config {
                 head_bytes_max: 0,
             },
             message_bytes_max: 0,
+            body_bytes_max: 0,
             limits: Limits {
                 connections: 0,
                 connections_per_ip: None,
@@ -225,7 +228,7 @@ fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
 }
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 25] = [
+pub static OPTIONS: [OptionSpec; 26] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -333,6 +336,14 @@ pub static OPTIONS: [OptionSpec; 25] = [
         set: |settings, value| {
             put(&mut settings.rules.head_bytes_max, size(value).and_then(|bytes| at_least(256, bytes)))
         },
+    },
+    OptionSpec {
+        name: "max.body",
+        kind: "size",
+        default: "1m",
+        live: true,
+        help: "Longest body of a plain HTTP request. Over it: HTTP status 413.",
+        set: |settings, value| put(&mut settings.body_bytes_max, size(value)),
     },
     OptionSpec {
         name: "max.fragments",

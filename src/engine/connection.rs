@@ -2,6 +2,7 @@
 
 use super::event::ClosedBy;
 use super::limits::{Entered, Spoken};
+use super::plain::Download;
 use crate::driver::outbox::Outbox;
 use crate::id::{ConnId, Time};
 use crate::protocol::Protocol;
@@ -24,12 +25,20 @@ pub struct Connection {
     pub ping_due: Time,
     /// When our first Ping went out that was not answered yet; `Time::NEVER`: none.
     pub pinged_at: Time,
-    /// Kept when an option limits how much it may say.
-    pub spoken: Option<Box<Spoken>>,
+    pub rare: Option<Box<Rare>>,
     /// How the gate has counted it, if it let it in.
     pub entered: Option<Entered>,
     pub route: u32,
     pub flags: Flags,
+}
+
+/// What few connections have.
+#[derive(Default)]
+pub struct Rare {
+    /// Kept when an option limits how much it may say.
+    pub spoken: Spoken,
+    /// What is still to be read of the reply's body.
+    pub download: Option<Download>,
 }
 
 /// Where a connection stands towards its peer.
@@ -37,11 +46,13 @@ pub struct Connection {
 pub enum Stage {
     /// Nobody is in this slot.
     Vacant,
-    /// The request, or the body of Hixie-76, is arriving.
+    /// The request, its body, or the eight bytes of Hixie-76 are arriving.
     Handshake,
     /// The request is there; the embedder decides. `None`: a plain HTTP request.
     Deciding(Option<Offer>),
     Open,
+    /// The reply to a plain request is going out.
+    Replying,
     /// Our Close is queued; the peer's is awaited.
     Closing(ClosedBy),
     /// All is said. When the outbox is empty our half of the stream ends.
@@ -71,6 +82,10 @@ pub struct Flags {
     pub dirty: bool,
     /// The peer has ended its half of the stream.
     pub peer_finished: bool,
+    /// Its route takes messages in pieces.
+    pub streams: bool,
+    /// A message of ours has begun and not ended.
+    pub fragmenting: bool,
     /// The embedder has paused reading.
     pub paused: bool,
     /// What the driver was last told about reading.
@@ -79,6 +94,8 @@ pub struct Flags {
     pub wants_drain: bool,
     /// The reply to this request has no body.
     pub head_only: bool,
+    /// After the reply to this request there may be another.
+    pub keeps_alive: bool,
     /// A panic of ours hit it once.
     pub faulted: bool,
     /// The table keeps a request or a subprotocol for it.
@@ -111,7 +128,7 @@ impl Connection {
             messaged_at: Time::default(),
             ping_due: Time::NEVER,
             pinged_at: Time::NEVER,
-            spoken: None,
+            rare: None,
             entered: None,
             route: 0,
             flags: Flags::default(),
@@ -128,7 +145,7 @@ impl Connection {
             // A peer that must write before it reads would else never see our last words.
             Stage::Handshake | Stage::Closing(_) | Stage::Finishing | Stage::Lingering { .. } => true,
             Stage::Open => !self.flags.paused,
-            Stage::Vacant | Stage::Deciding(_) | Stage::Gone { .. } | Stage::Ended => false,
+            Stage::Vacant | Stage::Deciding(_) | Stage::Replying | Stage::Gone { .. } | Stage::Ended => false,
         }
     }
 }

@@ -14,6 +14,7 @@ use super::event::{ClosedBy, Event};
 use super::table::Life;
 use crate::driver::Driver;
 use crate::id::{ConnId, Slot, Time};
+use crate::protocol::Dialect;
 use crate::protocol::close::{CloseCode, CloseFrame, Violation};
 use crate::protocol::http::Refusal;
 
@@ -36,7 +37,7 @@ impl Engine {
                 self.set_stage(slot, Stage::Gone { reset: false });
             }
             // A plain request may be all that the client has to say.
-            Stage::Deciding(None) => {}
+            Stage::Deciding(None) | Stage::Replying => {}
             Stage::Open | Stage::Closing(_) => {
                 let by = match connection.stage {
                     Stage::Closing(by) => by,
@@ -94,7 +95,7 @@ impl Engine {
         connection.protocol.begin_close();
         connection.deadline = self.now.after(self.settings.timeouts.close);
         self.entry(slot).begin_close(conn);
-        self.push(slot, [&dialect.close_bytes(&frame), &[], &[]]);
+        self.push_close(slot, dialect, &frame);
         if dialect.awaits_close() {
             self.set_stage(slot, Stage::Closing(by));
             self.rearm(slot);
@@ -102,6 +103,13 @@ impl Engine {
             // A dialect without codes: what the peer will know is that it ended.
             self.tell_close(slot, &CloseFrame::EMPTY, by);
             self.finish(slot);
+        }
+    }
+
+    fn push_close(&mut self, slot: Slot, dialect: Dialect, frame: &CloseFrame) {
+        // Inside a text Hixie has no way to say anything; the end of the stream tells the peer.
+        if dialect.awaits_close() || !self.connections[slot as usize].flags.fragmenting {
+            self.push(slot, [&dialect.close_bytes(frame), &[], &[]]);
         }
     }
 
@@ -125,7 +133,7 @@ impl Engine {
                 // Our own Close went out before: then this was the answer to it.
                 let is_first = self.connections[slot as usize].stage == Stage::Open;
                 if let Some(frame) = frame.filter(|_| is_first) {
-                    self.push(slot, [&dialect.close_bytes(&frame), &[], &[]]);
+                    self.push_close(slot, dialect, &frame);
                 }
                 self.finish(slot);
             }
@@ -150,8 +158,8 @@ impl Engine {
     pub(super) fn begin_lingering(&mut self, slot: Slot) {
         let linger = if self.stopping.is_some() { LINGER_TIME_STOPPING } else { LINGER_TIME_MAX };
         let connection = &mut self.connections[slot as usize];
-        connection.stage = Stage::Lingering { dropped_bytes: 0 };
         connection.deadline = self.now.after(linger);
+        self.set_stage(slot, Stage::Lingering { dropped_bytes: 0 });
         self.rearm(slot);
     }
 
@@ -164,8 +172,9 @@ impl Engine {
         if let Some(outbox) = connection.outbox.take() {
             self.spares.keep_outbox(outbox);
         }
-        connection.stage = Stage::Ended;
+        connection.rare = None;
         connection.protocol.refuse();
+        self.change_stage(slot, Stage::Ended);
         self.timers.cancel(slot);
         self.vacate_if_over(slot);
     }
@@ -204,8 +213,8 @@ impl Engine {
             let connection = &self.connections[slot as usize];
             match connection.stage {
                 Stage::Open => pending.push_back((Time::NEVER, connection.id)),
-                Stage::Deciding(_) => self.refuse(slot, Refusal::Stopping),
-                Stage::Handshake => self.set_stage(slot, Stage::Gone { reset: false }),
+                Stage::Deciding(Some(_)) => self.refuse(slot, Refusal::Stopping),
+                // Plain requests are still answered.
                 _ => {}
             }
         }
@@ -219,6 +228,14 @@ impl Engine {
     }
 
     pub(super) fn say_good_byes(&mut self) {
+        if self.stopping.is_some() && self.live == self.asking {
+            // Nobody waits for clients that may never ask for anything.
+            for slot in 0..self.connections.len() as Slot {
+                if self.connections[slot as usize].stage == Stage::Handshake {
+                    self.set_stage(slot, Stage::Gone { reset: false });
+                }
+            }
+        }
         let Some(stopping) = &mut self.stopping else { return };
         let frame = stopping.frame;
         // The deadline waits for the turn after the last good-bye: it shall be flushed.

@@ -21,6 +21,11 @@ pub enum EventKind {
     /// The body is the subprotocol.
     Open,
     Message(Kind),
+    /// A piece of a message, on a route that streams; `fin` with the last.
+    Fragment {
+        kind: Kind,
+        fin: bool,
+    },
     /// The outbox is below `send.low_water` again.
     Drain,
     /// The body is the peer's reason.

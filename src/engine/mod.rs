@@ -8,7 +8,8 @@ pub mod connection;
 mod ending;
 pub mod event;
 pub mod limits;
-pub mod opening;
+mod opening;
+pub mod plain;
 mod receiving;
 pub mod routes;
 pub mod table;
@@ -28,12 +29,12 @@ use crate::driver::{Completion, Driver};
 use crate::id::{ConnId, Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::frame::Opcode;
-use crate::protocol::{Control, Kind, http};
+use crate::protocol::{Control, Kind};
 use connection::{Connection, Release, Stage, UserData};
 use ending::{Ending, Stopping};
 use event::{Body, ClosedBy, Event, EventKind};
 use limits::Gate;
-use opening::Pages;
+use plain::{Pages, Reply};
 use receiving::{Aside, Source};
 use routes::Routes;
 use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table, charge};
@@ -54,6 +55,8 @@ pub struct Engine {
     /// Slots to give out again, oldest first.
     free: VecDeque<Slot>,
     live: usize,
+    /// Of those, the ones whose request is not whole yet.
+    asking: usize,
     /// Of those, the ones that the gate did not let in.
     refused_at_gate: usize,
     generation_seed: u32,
@@ -62,6 +65,8 @@ pub struct Engine {
     events: VecDeque<Event>,
     /// Connections that the flush must look at.
     dirty: VecDeque<Slot>,
+    /// Connections that have more to write than one turn's share.
+    unfinished: Vec<Slot>,
     /// Ends that wait until the embedder has seen what came before them.
     endings: Vec<(Slot, Ending)>,
     /// Memory for the driver to read long frames into.
@@ -86,6 +91,7 @@ pub struct Engine {
 struct Scratch {
     due: Vec<Slot>,
     asides: Vec<Aside>,
+    piece: Vec<u8>,
 }
 
 /// What a thread asks of a connection's shard. Everything that can be checked without the
@@ -95,6 +101,8 @@ pub enum Command {
         conn: ConnId,
         kind: Kind,
         payload: Vec<u8>,
+        /// No fragment of the same message follows.
+        last: bool,
     },
     SendMessage {
         conn: ConnId,
@@ -171,12 +179,14 @@ impl Engine {
             connections: Vec::new(),
             free: VecDeque::new(),
             live: 0,
+            asking: 0,
             refused_at_gate: 0,
             generation_seed: parts.generation_seed,
             timers: Timers::new(now),
             spares: Spares::default(),
             events: VecDeque::new(),
             dirty: VecDeque::new(),
+            unfinished: Vec::new(),
             endings: Vec::new(),
             lent: Vec::new(),
             discarded: Vec::new(),
@@ -193,7 +203,7 @@ impl Engine {
 
     /// When the next turn must begin at the latest.
     pub fn next_deadline(&self) -> Time {
-        if !self.events.is_empty() || !self.discarded.is_empty() {
+        if !self.events.is_empty() || !self.discarded.is_empty() || !self.unfinished.is_empty() {
             return self.now;
         }
         let good_byes = match &self.stopping {
@@ -210,6 +220,9 @@ impl Engine {
     pub fn begin_turn(&mut self, now: Time) {
         self.now = now;
         self.turns += 1;
+        while let Some(slot) = self.unfinished.pop() {
+            self.mark_dirty(slot);
+        }
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -363,11 +376,11 @@ impl Engine {
     /// Everything that other threads ask; see [`Command`].
     pub fn obey(&mut self, command: Command) {
         match command {
-            Command::Send { conn, kind, payload } => {
-                self.obey_send(conn, kind, Arc::new(Buffer::from(payload)));
+            Command::Send { conn, kind, payload, last } => {
+                self.obey_send(conn, kind, Arc::new(Buffer::from(payload)), last);
             }
             Command::SendMessage { conn, message } => {
-                self.obey_send(conn, message.kind, message.payload.clone());
+                self.obey_send(conn, message.kind, message.payload.clone(), true);
             }
             Command::Close { conn, frame } => self.close(conn, *frame, ClosedBy::Host),
             Command::Abort { conn, by } => self.abort(conn, by),
@@ -402,13 +415,11 @@ impl Engine {
             }
             Command::Answer { conn, status, headers, body } => {
                 let Some(slot) = self.find(conn) else { return };
-                let connection = &self.connections[slot as usize];
-                if let Stage::Deciding(offer) = connection.stage {
-                    if offer.is_some() {
-                        self.table.counters.rejected.add(1);
-                    }
-                    let with_body = !connection.flags.head_only;
-                    self.answer(slot, &http::response(status, &headers, "close", &body, with_body));
+                let reply = Reply::new(status, headers, body);
+                match self.connections[slot as usize].stage {
+                    Stage::Deciding(Some(_)) => self.reject(slot, reply),
+                    Stage::Deciding(None) => self.reply(slot, reply),
+                    _ => {}
                 }
             }
             Command::Stop { frame, spread, deadline } => self.stop(*frame, spread, deadline),
@@ -467,7 +478,7 @@ impl Engine {
         match kind {
             EventKind::Upgrade => wants.upgrade,
             EventKind::Open => wants.open,
-            EventKind::Message(_) => wants.message,
+            EventKind::Message(_) | EventKind::Fragment { .. } => wants.message,
             EventKind::Close { .. } => wants.close,
             EventKind::Drain => wants.drain,
             _ => wants.other,
@@ -502,8 +513,15 @@ impl Engine {
     }
 
     fn set_stage(&mut self, slot: Slot, stage: Stage) {
-        self.connections[slot as usize].stage = stage;
+        self.change_stage(slot, stage);
         self.mark_dirty(slot);
+    }
+
+    /// Without a look at it in the flush.
+    fn change_stage(&mut self, slot: Slot, stage: Stage) {
+        let old = std::mem::replace(&mut self.connections[slot as usize].stage, stage);
+        self.asking += usize::from(stage == Stage::Handshake);
+        self.asking -= usize::from(old == Stage::Handshake);
     }
 
     #[inline]

@@ -8,30 +8,12 @@ use log::info;
 use super::Engine;
 use super::connection::{Connection, Flags, Stage};
 use super::event::{Body, Event, EventKind};
+use super::plain::Reply;
 use super::table::{CHUNK_SLOTS, Life, PendingRequest};
-use crate::config::HttpPages;
 use crate::driver::Accepted;
 use crate::id::{ConnId, Generation, SLOTS_MAX, Slot, Time};
 use crate::protocol::handshake::{self, Offer};
-use crate::protocol::http::{self, Refusal, Request};
-
-/// Pages that the server answers itself, before any route.
-pub trait Pages: Send + Sync {
-    fn page(&self, path: &str, options: &HttpPages) -> Option<Page>;
-}
-
-/// No pages at all.
-impl Pages for () {
-    fn page(&self, _: &str, _: &HttpPages) -> Option<Page> {
-        None
-    }
-}
-
-/// One such page.
-pub struct Page {
-    pub content_type: &'static str,
-    pub body: String,
-}
+use crate::protocol::http::{Refusal, Request};
 
 impl Engine {
     /// Gives a new connection a slot, if one is to be had.
@@ -68,6 +50,7 @@ impl Engine {
         self.entry(slot).reset(generation, accepted.peer, accepted.local);
         self.timers.set(slot, deadline);
         self.live += 1;
+        self.asking += 1;
         self.table.counters.accepted.add(1);
         if let Err(refusal) = entered {
             self.refuse(slot, refusal);
@@ -77,7 +60,7 @@ impl Engine {
 
     /// The driver could not take the connection.
     pub fn forget_unadopted(&mut self, slot: Slot) {
-        self.connections[slot as usize].stage = Stage::Ended;
+        self.change_stage(slot, Stage::Ended);
         self.timers.cancel(slot);
         self.vacate_if_over(slot);
     }
@@ -92,61 +75,37 @@ impl Engine {
     }
 
     pub(super) fn requested(&mut self, slot: Slot, request: Arc<Request>, offer: Result<Offer, Refusal>) {
-        if self.stopping.is_some() {
-            return self.refuse(slot, Refusal::Stopping);
-        }
-        let is_head = request.method() == b"HEAD";
-        let is_plain = offer == Err(Refusal::NotUpgrade) && (request.method() == b"GET" || is_head);
-        if is_plain {
-            if let Some(page) = self.pages.page(request.path(), &self.settings.http) {
-                let headers = format!("Content-Type: {}\r\nCache-Control: no-store\r\n", page.content_type);
-                let response = http::response(200, &headers, "close", page.body.as_bytes(), !is_head);
-                return self.answer(slot, &response);
+        match offer {
+            Err(Refusal::NotUpgrade) => self.asked_plainly(slot, request),
+            Err(refusal) => {
+                self.table.counters.handshake_errors.add(1);
+                self.refuse(slot, refusal);
             }
+            Ok(_) if self.stopping.is_some() => self.refuse(slot, Refusal::Stopping),
+            Ok(offer) => self.asked_to_open(slot, request, offer),
         }
-        let found = match &offer {
-            Ok(_) => self.routes.find_socket(request.path()),
-            Err(Refusal::NotUpgrade) => self.routes.find_http(request.path()),
-            Err(_) => None,
+    }
+
+    fn asked_to_open(&mut self, slot: Slot, request: Arc<Request>, offer: Offer) {
+        let Some((index, parameters)) = self.routes.find_socket(request.path()) else {
+            return self.refuse(slot, Refusal::NotFound);
         };
-        let (route, parameters) = match (found, &offer) {
-            (Some(found), _) => found,
-            (None, Ok(_)) => return self.refuse(slot, Refusal::NotFound),
-            (None, Err(refusal)) => {
-                if *refusal != Refusal::NotUpgrade {
-                    self.table.counters.handshake_errors.add(1);
-                }
-                return self.refuse(slot, *refusal);
-            }
-        };
-        if offer.is_err() && !is_plain {
-            return self.refuse(slot, Refusal::NotGet);
-        }
+        let route = self.routes.get(index);
+        let (wants, streams, number) = (route.wants, route.streams, route.number);
         self.table.set_request(slot, PendingRequest { request, parameters });
-        let wants = self.routes.get(route).wants;
         let connection = &mut self.connections[slot as usize];
-        connection.route = route as u32;
-        connection.flags.head_only = is_head;
+        connection.route = index as u32;
+        connection.flags.streams = streams;
         connection.flags.has_side = true;
         let id = connection.id;
         let entry = self.entry(slot);
-        entry.route.store(self.routes.get(route).number, Relaxed);
-        let (life, kind) = match offer {
-            Ok(offer) => {
-                entry.set_dialect(offer.dialect);
-                (Life::Deciding, EventKind::Upgrade)
-            }
-            Err(_) => (Life::Http, EventKind::Http),
-        };
-        entry.set_life(id.generation(), life);
-        self.set_stage(slot, Stage::Deciding(offer.ok()));
-        match offer {
-            Ok(offer) if !wants.upgrade => {
-                self.entry(slot).set_life(id.generation(), Life::Accepted);
-                self.accept(slot, offer, None, "");
-            }
-            Err(_) if !wants.other => self.refuse(slot, Refusal::NotFound),
-            _ => self.events.push_back(Event { conn: id, kind, body: Body::None }),
+        entry.route.store(number, Relaxed);
+        entry.set_dialect(offer.dialect);
+        entry.set_life(id.generation(), if wants.upgrade { Life::Deciding } else { Life::Accepted });
+        self.set_stage(slot, Stage::Deciding(Some(offer)));
+        match wants.upgrade {
+            true => self.events.push_back(Event { conn: id, kind: EventKind::Upgrade, body: Body::None }),
+            false => self.accept(slot, offer, None, ""),
         }
     }
 
@@ -204,16 +163,25 @@ impl Engine {
         let id = self.connections[slot as usize].id;
         info!(target: "fullduplex::handshake", conn = id.to_u64(); "refused with {}: {refusal}", refusal.status());
         self.table.counters.rejected.add(1);
-        self.answer(slot, &refusal.response(&self.settings.rules.versions.header()));
+        let response = refusal.response(&self.settings.rules.versions.header());
+        self.begin_last_answer(slot);
+        self.push(slot, [&response, &[], &[]]);
+        self.finish(slot);
     }
 
-    pub(super) fn answer(&mut self, slot: Slot, response: &[u8]) {
+    /// The embedder refuses a handshake in its own words.
+    pub(super) fn reject(&mut self, slot: Slot, reply: Reply) {
+        self.table.counters.rejected.add(1);
+        self.begin_last_answer(slot);
+        self.push_reply(slot, reply, "close");
+        self.finish(slot);
+    }
+
+    fn begin_last_answer(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         connection.protocol.refuse();
         let id = connection.id;
         self.entry(slot).set_life(id.generation(), Life::None);
-        self.push(slot, [response, &[], &[]]);
-        self.finish(slot);
     }
 }
 

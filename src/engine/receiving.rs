@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Engine;
-use super::connection::Stage;
+use super::connection::{Connection, Stage};
 use super::ending::{Ending, LINGER_BYTES_MAX};
 use super::event::{Body, ClosedBy, Event, EventKind};
 use crate::buffer::{Buffer, BufferPool};
@@ -27,7 +27,7 @@ impl Engine {
         let connection = &mut self.connections[slot as usize];
         connection.heard_at = self.now;
         match &mut connection.stage {
-            Stage::Handshake | Stage::Open | Stage::Closing(_) | Stage::Deciding(_) => {}
+            Stage::Handshake | Stage::Deciding(_) | Stage::Replying | Stage::Open | Stage::Closing(_) => {}
             Stage::Lingering { dropped_bytes } => {
                 *dropped_bytes = dropped_bytes.saturating_add(len as u32);
                 if *dropped_bytes > LINGER_BYTES_MAX {
@@ -38,18 +38,18 @@ impl Engine {
             Stage::Vacant | Stage::Finishing | Stage::Gone { .. } | Stage::Ended => return,
         }
         let base = bytes.as_ptr() as usize;
-        let mut inbox = Inbox::new(connection.id, &mut self.events, &mut self.scratch.asides, source, base);
-        let mut context = context(&self.settings, &mut self.spares.pool);
+        let mut inbox = Inbox::new(connection, &mut self.events, &mut self.scratch.asides, source, base);
+        let mut context = context(&self.settings, &mut self.spares.pool, connection.flags.streams);
         let result =
             connection.protocol.receive(bytes, &self.settings.rules, &mut context, &mut |incoming| {
                 inbox.take(incoming);
             });
-        let messages = inbox.messages;
+        let heard = inbox.heard;
         if let Some((buffer, len)) = connection.protocol.lend() {
             self.lent.push((slot, buffer, len));
         }
-        self.after_receive(slot, messages, result);
-        self.check_rates(slot, messages, len);
+        self.after_receive(slot, heard, result);
+        self.check_rates(slot, heard.messages, len);
     }
 
     pub(super) fn filled(&mut self, slot: Slot, buffer: Buffer, len: usize) {
@@ -62,22 +62,22 @@ impl Engine {
             return;
         }
         let mut inbox =
-            Inbox::new(connection.id, &mut self.events, &mut self.scratch.asides, Source::Elsewhere, 0);
+            Inbox::new(connection, &mut self.events, &mut self.scratch.asides, Source::Elsewhere, 0);
         let result = connection.protocol.receive_lent(buffer, len, &mut |incoming| inbox.take(incoming));
-        let messages = inbox.messages;
+        let heard = inbox.heard;
         if let Some((buffer, len)) = connection.protocol.lend() {
             self.lent.push((slot, buffer, len));
         }
-        self.after_receive(slot, messages, result);
-        self.check_rates(slot, messages, len);
+        self.after_receive(slot, heard, result);
+        self.check_rates(slot, heard.messages, len);
     }
 
     #[inline]
-    pub(super) fn after_receive(&mut self, slot: Slot, messages: u64, result: Result<Flow, Failure>) {
-        if messages > 0 {
+    pub(super) fn after_receive(&mut self, slot: Slot, heard: Heard, result: Result<Flow, Failure>) {
+        if heard.messages > 0 || heard.pieces {
             self.connections[slot as usize].messaged_at = self.now;
-            self.entry(slot).messages_in.add(messages);
-            self.table.counters.messages_in.add(messages);
+            self.entry(slot).messages_in.add(heard.messages);
+            self.table.counters.messages_in.add(heard.messages);
         }
         if !self.scratch.asides.is_empty() {
             let mut asides = std::mem::take(&mut self.scratch.asides);
@@ -101,21 +101,29 @@ impl Engine {
     /// What came was heard; but who says too much too fast is closed.
     #[inline]
     fn check_rates(&mut self, slot: Slot, messages: u64, bytes: usize) {
-        if !self.settings.limits.any_speech() {
+        if self.says_within_rates(slot, messages, bytes) {
             return;
         }
-        let connection = &mut self.connections[slot as usize];
-        let spoken = connection.spoken.get_or_insert_default();
-        let is_within = spoken.more(messages, bytes as u64, &self.settings.limits, self.now);
-        if !is_within && connection.stage == Stage::Open && !connection.flags.close_queued {
+        let connection = &self.connections[slot as usize];
+        if connection.stage == Stage::Open && !connection.flags.close_queued {
             self.table.counters.rate_limited.add(1);
             self.violated(slot, Violation::TooFast);
         }
     }
 
+    #[inline]
+    pub(super) fn says_within_rates(&mut self, slot: Slot, messages: u64, bytes: usize) -> bool {
+        if !self.settings.limits.any_speech() {
+            return true;
+        }
+        let rare = self.connections[slot as usize].rare.get_or_insert_default();
+        rare.spoken.more(messages, bytes as u64, &self.settings.limits, self.now)
+    }
+
     pub(super) fn take_aside(&mut self, slot: Slot, aside: Aside) {
         match aside {
             Aside::Request { request, offer } => self.requested(slot, request, offer),
+            Aside::Body(body) => self.ask(slot, Body::Shared(Arc::new(body))),
             Aside::Opened { answer } => {
                 self.push(slot, [&answer, &[], &[]]);
                 self.opened(slot);
@@ -143,15 +151,15 @@ impl Engine {
         let connection = &mut self.connections[slot as usize];
         let base = backlog.as_ptr() as usize;
         let mut asides = Vec::new();
-        let mut inbox = Inbox::new(connection.id, &mut self.events, &mut asides, Source::Elsewhere, base);
-        let mut context = context(&self.settings, &mut self.spares.pool);
+        let mut inbox = Inbox::new(connection, &mut self.events, &mut asides, Source::Elsewhere, base);
+        let mut context = context(&self.settings, &mut self.spares.pool, connection.flags.streams);
         let result =
             connection.protocol.receive(backlog, &self.settings.rules, &mut context, &mut |incoming| {
                 inbox.take(incoming);
             });
-        let messages = inbox.messages;
+        let heard = inbox.heard;
         let outer = std::mem::replace(&mut self.scratch.asides, asides);
-        self.after_receive(slot, messages, result);
+        self.after_receive(slot, heard, result);
         self.scratch.asides = outer;
     }
 
@@ -184,12 +192,18 @@ impl Engine {
 /// What a received event asks of the connection besides being told.
 pub(super) enum Aside {
     Request { request: Arc<Request>, offer: Result<Offer, Refusal> },
+    Body(Buffer),
     Opened { answer: [u8; 16] },
     Closed(CloseFrame),
 }
 
-fn context<'p>(settings: &Settings, pool: &'p mut BufferPool) -> Context<'p> {
-    Context { message_bytes_max: settings.message_bytes_max, fragments_max: settings.limits.fragments, pool }
+fn context<'p>(settings: &Settings, pool: &'p mut BufferPool, streams: bool) -> Context<'p> {
+    Context {
+        streams,
+        message_bytes_max: settings.message_bytes_max,
+        fragments_max: settings.limits.fragments,
+        pool,
+    }
 }
 
 /// Where received bytes lie.
@@ -209,18 +223,42 @@ pub(super) struct Inbox<'e> {
     asides: &'e mut Vec<Aside>,
     source: Source,
     base: usize,
+    streams: bool,
+    heard: Heard,
+}
+
+/// How much of what was received is the peer's own talk.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Heard {
     messages: u64,
+    /// Something of a message that is not whole yet.
+    pieces: bool,
 }
 
 impl<'e> Inbox<'e> {
     fn new(
-        conn: ConnId,
+        connection: &Connection,
         events: &'e mut VecDeque<Event>,
         asides: &'e mut Vec<Aside>,
         source: Source,
         base: usize,
     ) -> Self {
-        Self { conn, events, asides, source, base, messages: 0 }
+        let (conn, streams) = (connection.id, connection.flags.streams);
+        Self { conn, events, asides, source, base, streams, heard: Heard::default() }
+    }
+
+    /// Where lent bytes can be found again when they are delivered.
+    #[inline]
+    fn body(&self, bytes: &[u8]) -> Body {
+        match self.source {
+            // Empty slices may lie anywhere.
+            Source::Arena { .. } if bytes.is_empty() => Body::None,
+            Source::Arena { start } => {
+                let offset = (bytes.as_ptr() as usize).wrapping_sub(self.base);
+                Body::Arena { start: start + offset, len: bytes.len() }
+            }
+            Source::Elsewhere => Body::copied(bytes),
+        }
     }
 
     fn tell_control(&mut self, kind: EventKind, payload: &Control) {
@@ -232,23 +270,29 @@ impl<'e> Inbox<'e> {
     fn take(&mut self, incoming: Incoming<'_>) {
         match incoming {
             Incoming::Message { kind, payload } => {
-                self.messages += 1;
-                let body = match (payload, self.source) {
-                    (Payload::Borrowed(bytes), Source::Arena { start }) => {
-                        // Empty slices may lie anywhere.
-                        let offset = (bytes.as_ptr() as usize).wrapping_sub(self.base);
-                        if bytes.is_empty() {
-                            Body::None
-                        } else {
-                            Body::Arena { start: start + offset, len: bytes.len() }
-                        }
-                    }
-                    (Payload::Borrowed(bytes), Source::Elsewhere) => Body::copied(bytes),
-                    (Payload::Owned(buffer), _) => Body::Shared(Arc::new(buffer)),
+                self.heard.messages += 1;
+                let body = match payload {
+                    Payload::Borrowed(bytes) => self.body(bytes),
+                    Payload::Owned(buffer) => Body::Shared(Arc::new(buffer)),
                 };
-                self.events.push_back(Event { conn: self.conn, kind: EventKind::Message(kind), body });
+                let kind = match self.streams {
+                    false => EventKind::Message(kind),
+                    true => EventKind::Fragment { kind, fin: true },
+                };
+                self.events.push_back(Event { conn: self.conn, kind, body });
+            }
+            Incoming::Fragment { kind, payload, fin } => {
+                self.heard.messages += u64::from(fin);
+                self.heard.pieces = true;
+                let body = self.body(payload);
+                self.events.push_back(Event {
+                    conn: self.conn,
+                    kind: EventKind::Fragment { kind, fin },
+                    body,
+                });
             }
             Incoming::Request { request, offer } => self.asides.push(Aside::Request { request, offer }),
+            Incoming::Body(body) => self.asides.push(Aside::Body(body)),
             Incoming::Opened { answer } => {
                 // In its place before the first message, which may have come with the body.
                 self.events.push_back(Event { conn: self.conn, kind: EventKind::Open, body: Body::None });

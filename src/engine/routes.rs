@@ -34,6 +34,8 @@ pub struct Route {
     pub wants: Wants,
     /// Plain HTTP requests, too.
     pub http: bool,
+    /// Messages are told in pieces, as they come.
+    pub streams: bool,
 }
 
 /// What the embedder listens to. The rest is not even made.
@@ -175,7 +177,9 @@ mod tests {
     fn routes(patterns: &[(&str, bool)]) -> Routes {
         let mut routes = Routes::default();
         for (number, &(pattern, http)) in patterns.iter().enumerate() {
-            routes.add(pattern, Route { number: number as u32, wants: Wants::default(), http }).unwrap();
+            routes
+                .add(pattern, Route { number: number as u32, wants: Wants::default(), http, streams: false })
+                .unwrap();
         }
         routes
     }
@@ -218,7 +222,7 @@ mod tests {
         assert!(routes.find_http("/").is_none());
         assert_eq!(routes.find_socket("/page").map(|(index, _)| index), Some(0));
         let wants = Wants { message: true, ..Wants::default() };
-        routes.add("/both", Route { number: 2, wants, http: true }).unwrap();
+        routes.add("/both", Route { number: 2, wants, http: true, streams: false }).unwrap();
         assert_eq!(routes.find_http("/both").map(|(index, _)| index), Some(2));
         assert_eq!(routes.find_socket("/both").map(|(index, _)| index), Some(2));
     }
@@ -229,7 +233,7 @@ mod tests {
             assert!(Form::parse(bad).is_err(), "{bad:?}");
         }
         let mut routes = routes(&[("/a/:b", false)]);
-        let again = Route { number: 1, wants: Wants::default(), http: false };
+        let again = Route { number: 1, wants: Wants::default(), http: false, streams: false };
         assert!(routes.add("/a/:c", again.clone()).unwrap_err().contains("taken"));
         routes.add("/b/*", again.clone()).unwrap();
         assert!(routes.add("/b/*", again).is_err());

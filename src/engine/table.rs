@@ -10,9 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use super::turn::Misuse;
 use crate::id::{ConnId, Generation, Slot, Time};
-use crate::protocol::Dialect;
 use crate::protocol::http::Request;
+use crate::protocol::message::Utf8Stream;
+use crate::protocol::{Dialect, Kind};
 
 /// One shard's connections and counters.
 #[derive(Default)]
@@ -35,6 +37,8 @@ pub struct Entry {
     mailbox: AtomicU64,
     pub outbox_bytes: Count,
     pub wants_drain: AtomicBool,
+    /// [`Begun`], written by whoever sends.
+    begun: AtomicU32,
     dialect: AtomicU32,
     pub route: AtomicU32,
     pub rtt_us: AtomicU32,
@@ -237,6 +241,7 @@ impl Entry {
             mailbox: AtomicU64::new(0),
             outbox_bytes: Count::default(),
             wants_drain: AtomicBool::new(false),
+            begun: AtomicU32::new(0),
             dialect: AtomicU32::new(0),
             route: AtomicU32::new(0),
             rtt_us: AtomicU32::new(0),
@@ -266,6 +271,7 @@ impl Entry {
         self.mailbox.store(u64::from(generation.to_u32()) << MAILBOX_BITS, SeqCst);
         self.dropped.store(0, Relaxed);
         self.wants_drain.store(false, Relaxed);
+        self.set_begun(Begun::NOTHING);
         self.rtt_us.store(0, Relaxed);
         self.peer.set(peer);
         self.local.set(local);
@@ -324,6 +330,16 @@ impl Entry {
         }
     }
 
+    #[inline]
+    pub fn begun(&self) -> Begun {
+        Begun(self.begun.load(Relaxed))
+    }
+
+    #[inline]
+    pub fn set_begun(&self, begun: Begun) {
+        self.begun.store(begun.0, Relaxed);
+    }
+
     /// All bytes on their way to the peer that the kernel does not have yet.
     #[inline]
     pub fn queued_bytes(&self) -> u64 {
@@ -368,6 +384,51 @@ impl Entry {
         Time(self.opened_us.get())
     }
 }
+
+/// The message that the embedder has begun and not ended: its kind, and the character that its
+/// last fragment began. In one word: any thread may go on with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Begun(u32);
+
+impl Begun {
+    pub const NOTHING: Self = Self(0);
+
+    /// Is this what may be said next? Then what is begun after it.
+    #[inline]
+    pub fn then(self, kind: Kind, data: &[u8], last: bool) -> Result<Self, Misuse> {
+        if self == Self::NOTHING && last {
+            let is_text = kind == Kind::Binary || simdutf8::basic::from_utf8(data).is_ok();
+            return if is_text { Ok(Self::NOTHING) } else { Err(Misuse::NotUtf8) };
+        }
+        self.then_fragment(kind, data, last)
+    }
+
+    fn then_fragment(self, kind: Kind, data: &[u8], last: bool) -> Result<Self, Misuse> {
+        let kind_bit = if kind == Kind::Text { TEXT_BEGUN } else { BINARY_BEGUN };
+        if self != Self::NOTHING && self.0 & kind_bit == 0 {
+            return Err(Misuse::State("the message that was begun has another kind"));
+        }
+        let mut utf8 = Utf8Stream::from_bits(self.0 & !(TEXT_BEGUN | BINARY_BEGUN));
+        utf8.check(kind, data).map_err(|_| Misuse::NotUtf8)?;
+        match last {
+            false => Ok(Self(kind_bit | utf8.to_bits())),
+            true if utf8.is_complete() => Ok(Self::NOTHING),
+            true => Err(Misuse::NotUtf8),
+        }
+    }
+
+    /// As [`Begun::then`], for a message that is checked already and always whole.
+    #[inline]
+    pub fn then_whole(self) -> Result<Self, Misuse> {
+        match self {
+            Self::NOTHING => Ok(self),
+            _ => Err(Misuse::State("a message in fragments must be ended first")),
+        }
+    }
+}
+
+const TEXT_BEGUN: u32 = 1 << 30;
+const BINARY_BEGUN: u32 = 1 << 31;
 
 /// What a message in the mailbox counts: as much as it will in the outbox, at most.
 pub fn charge(len: usize) -> u64 {

@@ -16,9 +16,10 @@ use crate::protocol::http::Refusal;
 impl Engine {
     pub(super) fn handle_timeout(&mut self, slot: Slot) {
         let now = self.now;
+        let id = self.connections[slot as usize].id;
+        let is_stalled = self.stalls(slot);
         let timeouts = &self.settings.timeouts;
         let connection = &mut self.connections[slot as usize];
-        let id = connection.id;
         match connection.stage {
             Stage::Handshake | Stage::Deciding(_) if now >= connection.deadline => {
                 // Not before the first byte (a browser's spare connection), and not after a 101.
@@ -28,18 +29,11 @@ impl Engine {
                     false => self.set_stage(slot, Stage::Gone { reset: false }),
                 };
             }
+            Stage::Open | Stage::Replying if is_stalled => {
+                info!(target: "fullduplex::network", conn = id.to_u64(); "cut: it does not read");
+                return self.abort(id, ClosedBy::Timeout);
+            }
             Stage::Open => {
-                if let Some(outbox) = connection.outbox.as_mut().filter(|outbox| outbox.is_blocked) {
-                    if now >= outbox.progress_at.after(timeouts.write_stall) {
-                        // A peer that takes a byte now and then stalls, too.
-                        if outbox.progress_bytes < self.settings.send.low_water_bytes.max(1) {
-                            info!(target: "fullduplex::network", conn = id.to_u64(); "cut: it does not read");
-                            return self.abort(id, ClosedBy::Timeout);
-                        }
-                        outbox.progress_at = now;
-                        outbox.progress_bytes = 0;
-                    }
-                }
                 if let Some(wait) = timeouts.ping_timeout.filter(|_| connection.pinged_at != Time::NEVER) {
                     if connection.heard_at > connection.pinged_at || connection.flags.paused {
                         // Whoever speaks, lives; and whom we don't read can't answer.
@@ -78,6 +72,22 @@ impl Engine {
         self.rearm(slot);
     }
 
+    /// Has the peer taken too little for too long? Else its time begins anew when it is over.
+    fn stalls(&mut self, slot: Slot) -> bool {
+        let outbox = self.connections[slot as usize].outbox.as_mut();
+        let Some(outbox) = outbox.filter(|outbox| outbox.is_blocked) else { return false };
+        if self.now < outbox.progress_at.after(self.settings.timeouts.write_stall) {
+            return false;
+        }
+        // A peer that takes a byte now and then stalls, too.
+        if outbox.progress_bytes < self.settings.send.low_water_bytes.max(1) {
+            return true;
+        }
+        outbox.progress_at = self.now;
+        outbox.progress_bytes = 0;
+        false
+    }
+
     /// Options have changed while the server runs: every clock is looked at anew.
     pub(super) fn apply(&mut self, settings: Arc<Settings>) {
         let interval = settings.timeouts.ping_interval;
@@ -104,11 +114,13 @@ impl Engine {
         let timeouts = &self.settings.timeouts;
         let connection = &self.connections[slot as usize];
         let mut due = connection.deadline;
-        if connection.stage == Stage::Open {
-            due = due.min(connection.ping_due);
+        if matches!(connection.stage, Stage::Open | Stage::Replying) {
             if let Some(outbox) = connection.outbox.as_ref().filter(|outbox| outbox.is_blocked) {
                 due = due.min(outbox.progress_at.after(timeouts.write_stall));
             }
+        }
+        if connection.stage == Stage::Open {
+            due = due.min(connection.ping_due);
             if let Some(wait) = timeouts.ping_timeout {
                 let unanswered = connection.pinged_at != Time::NEVER
                     && connection.heard_at <= connection.pinged_at

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::connection::Stage;
 use super::event::{ClosedBy, EventKind};
+use super::table::{Begun, Entry};
 use super::writing::{Outgoing, SHARED_BYTES_MIN};
 use super::{Command, Engine, entry_of};
 use crate::buffer::Buffer;
@@ -84,15 +85,25 @@ impl Turn<'_> {
     /// then passed on without a copy.
     #[inline]
     pub fn send(&mut self, conn: ConnId, kind: Kind, data: &[u8]) -> Result<Sent, Misuse> {
-        if kind == Kind::Text && simdutf8::basic::from_utf8(data).is_err() {
-            return Err(Misuse::NotUtf8);
-        }
+        self.send_fragment(conn, kind, data, true)
+    }
+
+    /// Queues a piece of a message; the one that ends it is `last`.
+    #[inline]
+    pub fn send_fragment(
+        &mut self,
+        conn: ConnId,
+        kind: Kind,
+        data: &[u8],
+        last: bool,
+    ) -> Result<Sent, Misuse> {
         let outgoing = self.outgoing(data);
-        self.engine.send(conn, kind, outgoing)
+        self.engine.send(conn, kind, outgoing, |entry| entry.begun().then(kind, data, last))
     }
 
     pub fn send_message(&mut self, conn: ConnId, message: &Message) -> Result<Sent, Misuse> {
-        self.engine.send(conn, message.kind, Outgoing::Shared(message.payload.clone()))
+        let outgoing = Outgoing::Shared(message.payload.clone());
+        self.engine.send(conn, message.kind, outgoing, |entry| entry.begun().then_whole())
     }
 
     /// Does at once what other threads ask through the mailbox.
@@ -118,8 +129,15 @@ impl Turn<'_> {
 }
 
 impl Engine {
+    /// `check` says what the connection has begun to say after this, or why it can't be said.
     #[inline]
-    fn send(&mut self, conn: ConnId, kind: Kind, outgoing: Outgoing<'_>) -> Result<Sent, Misuse> {
+    fn send(
+        &mut self,
+        conn: ConnId,
+        kind: Kind,
+        outgoing: Outgoing<'_>,
+        check: impl FnOnce(&Entry) -> Result<Begun, Misuse>,
+    ) -> Result<Sent, Misuse> {
         let slot = conn.slot();
         let connection = self.connections.get_mut(slot as usize).filter(|connection| connection.id == conn);
         let connection = connection.ok_or(Misuse::NoConnection)?;
@@ -137,6 +155,7 @@ impl Engine {
         if kind == Kind::Binary && entry.dialect().wire_form() == WireForm::Hixie {
             return Err(Misuse::Unsupported);
         }
+        let begun = check(entry)?;
         let limits = &self.settings.send;
         let len = outgoing.len();
         if len > limits.limit_bytes {
@@ -152,7 +171,8 @@ impl Engine {
             }
             return Err(Misuse::Full);
         }
-        self.push_message(slot, kind, outgoing).map_err(|_| Misuse::NoMemory)?;
+        self.push_message(slot, kind, outgoing, begun == Begun::NOTHING).map_err(|_| Misuse::NoMemory)?;
+        self.entry(slot).set_begun(begun);
         let connection = &mut self.connections[slot as usize];
         if queued + len > self.settings.send.high_water_bytes {
             connection.flags.wants_drain = true;

@@ -13,9 +13,9 @@ use super::{Engine, entry_of};
 use crate::buffer::Buffer;
 use crate::driver::Driver;
 use crate::id::{ConnId, Slot, Time};
-use crate::protocol::Kind;
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::frame::{Opcode, ServerHead};
+use crate::protocol::{Kind, Place};
 
 impl Engine {
     /// Queues bytes of our own. Without memory for them the connection ends.
@@ -50,13 +50,15 @@ impl Engine {
         slot: Slot,
         kind: Kind,
         outgoing: Outgoing<'_>,
+        last: bool,
     ) -> Result<(), NoMemory> {
         let connection = &mut self.connections[slot as usize];
         let entry = entry_of(&self.entries, slot);
         let spares = &mut self.spares;
         let outbox = connection.outbox.get_or_insert_with(|| spares.outbox());
         let wire_form = entry.dialect().wire_form();
-        let (head, tail) = wire_form.around(kind, outgoing.len());
+        let place = Place { first: !connection.flags.fragmenting, last };
+        let (head, tail) = wire_form.around(kind, place, outgoing.len());
         let pushed = match outgoing {
             Outgoing::Copied(payload) => outbox.push([head.as_slice(), payload, tail], spares),
             Outgoing::Shared(buffer) if buffer.len() < SHARED_BYTES_MIN => {
@@ -79,18 +81,19 @@ impl Engine {
             return Err(NoMemory);
         }
         connection.messaged_at = self.now;
-        entry.messages_out.add(1);
-        self.table.counters.messages_out.add(1);
+        connection.flags.fragmenting = !last;
+        entry.messages_out.add(u64::from(last));
+        self.table.counters.messages_out.add(u64::from(last));
         self.mark_dirty(slot);
         Ok(())
     }
 
     /// A send from another thread: counted against the limits when it was made.
-    pub(super) fn obey_send(&mut self, conn: ConnId, kind: Kind, payload: Arc<Buffer>) {
+    pub(super) fn obey_send(&mut self, conn: ConnId, kind: Kind, payload: Arc<Buffer>, last: bool) {
         let Some(slot) = self.find(conn) else { return };
         self.entry(slot).take_from_mailbox(conn, charge(payload.len()));
         if self.connections[slot as usize].stage == Stage::Open
-            && self.push_message(slot, kind, Outgoing::Shared(payload)).is_err()
+            && self.push_message(slot, kind, Outgoing::Shared(payload), last).is_err()
         {
             self.lose(slot);
         }
@@ -112,6 +115,7 @@ impl Engine {
         if let Err(error) = self.write(slot, driver, arena) {
             return self.broken_in_flush(slot, driver, error.kind());
         }
+        self.end_reply(slot);
         let connection = &mut self.connections[slot as usize];
         if connection.outbox.is_none() && connection.stage == Stage::Finishing {
             driver.finish(slot);
@@ -125,7 +129,21 @@ impl Engine {
 
     /// Writes what the kernel takes.
     #[inline]
-    pub(super) fn write<D: Driver>(&mut self, slot: Slot, driver: &mut D, arena: &[u8]) -> io::Result<()> {
+    fn write<D: Driver>(&mut self, slot: Slot, driver: &mut D, arena: &[u8]) -> io::Result<()> {
+        self.write_outbox(slot, driver, arena)?;
+        if self.connections[slot as usize].stage == Stage::Replying {
+            self.write_download(slot, driver, arena)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn write_outbox<D: Driver>(
+        &mut self,
+        slot: Slot,
+        driver: &mut D,
+        arena: &[u8],
+    ) -> io::Result<()> {
         let connection = &mut self.connections[slot as usize];
         let Some(outbox) = &mut connection.outbox else { return Ok(()) };
         let entry = entry_of(&self.entries, slot);

@@ -181,7 +181,11 @@ static TABLE: Lazy<Table> = Lazy::new(|| {
     Table(OPTIONS.iter().map(row).collect())
 });
 
-/// Plain HTTP requests (GET and HEAD) under the path come as `FDX_EV_HTTP` to `on_other`. With no
+/// Messages come in pieces, as `FDX_EV_FRAGMENT`, to `on_message`: nothing is assembled, and
+/// neither `max.message` nor `max.fragments` counts. (A Hixie message is assembled all the same
+/// and comes as one piece.)
+pub const FDX_ROUTE_STREAM: u32 = 0x1;
+/// Plain HTTP requests of any method under the path come as `FDX_EV_HTTP` to `on_other`. With no
 /// other callback the route takes no WebSockets.
 pub const FDX_ROUTE_HTTP: u32 = 0x2;
 
@@ -232,7 +236,7 @@ pub unsafe extern "C" fn fdx_config_route(
             let (config, pattern, handlers) = unsafe {
                 (config.as_mut().ok_or(FDX_E_INVALID_ARG)?, c_text(pattern)?, struct_in(handlers)?)
             };
-            if handlers.flags & !FDX_ROUTE_HTTP != 0 {
+            if handlers.flags & !(FDX_ROUTE_STREAM | FDX_ROUTE_HTTP) != 0 {
                 return Err(Failure::new(FDX_E_INVALID_ARG, "handlers.flags has an unknown bit"));
             }
             let wants = Wants {
@@ -244,9 +248,10 @@ pub unsafe extern "C" fn fdx_config_route(
                 other: handlers.on_other.is_some(),
             };
             let http = handlers.flags & FDX_ROUTE_HTTP != 0;
+            let streams = handlers.flags & FDX_ROUTE_STREAM != 0;
             config
                 .routes
-                .add(pattern, Route { number: route, wants, http })
+                .add(pattern, Route { number: route, wants, http, streams })
                 .map_err(|what| Failure::new(FDX_E_CONFIG, what))?;
             config.handlers.push(Arc::new(RouteHandlers { handlers }));
             Ok(())

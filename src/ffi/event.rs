@@ -22,12 +22,19 @@ pub const FDX_TEXT: u32 = 1;
 /// A binary message. A Hixie connection has none: `FDX_E_UNSUPPORTED`.
 pub const FDX_BINARY: u32 = 2;
 
+/// A fragment of the message follows; see `fdx_send`.
+pub const FDX_F_MORE: u32 = 0x04;
+
 /// A handshake waits for `fdx_accept` or `fdx_reject`. Only with `on_upgrade`.
 pub const FDX_EV_UPGRADE: u32 = 1;
 /// A connection is open. `data` is the negotiated subprotocol.
 pub const FDX_EV_OPEN: u32 = 2;
 /// A whole message. `FDX_EVF_BINARY` tells binary from text; text is valid UTF-8.
 pub const FDX_EV_MESSAGE: u32 = 3;
+/// A piece of a message, as it came, instead of `FDX_EV_MESSAGE` on routes with `FDX_ROUTE_STREAM`.
+/// `FDX_EVF_FIN` is on the last, which may be empty. Text is valid UTF-8 as a whole; a piece may
+/// end inside a character, and what was wrong with it closes the connection before the last.
+pub const FDX_EV_FRAGMENT: u32 = 4;
 /// No more than `send.low_water` is queued again. `arg` is what is.
 pub const FDX_EV_DRAIN: u32 = 5;
 /// The connection has ended; nothing follows. `code` is the peer's close code (1005 if its close
@@ -38,7 +45,8 @@ pub const FDX_EV_CLOSE: u32 = 6;
 pub const FDX_EV_PING: u32 = 7;
 /// A pong. `arg` is the round trip in microseconds if it answers a ping of the library's own.
 pub const FDX_EV_PONG: u32 = 8;
-/// A plain HTTP request waits for `fdx_http_reply`; `conn` is the reply token. Only on routes with
+/// A plain HTTP request waits for `fdx_http_reply`; `conn` is the reply token, a number for this
+/// request alone, and `data` its body, of at most `max.body` bytes. Only on routes with
 /// `FDX_ROUTE_HTTP`.
 pub const FDX_EV_HTTP: u32 = 9;
 /// A listener has trouble, for example no file descriptors. `data` says what. It goes on by
@@ -53,7 +61,9 @@ pub const FDX_EV_THREAD_START: u32 = 15;
 /// Its last.
 pub const FDX_EV_THREAD_STOP: u32 = 16;
 
+/// The message ends here.
 pub const FDX_EVF_FIN: u32 = 0x1;
+/// The message is binary, not text.
 pub const FDX_EVF_BINARY: u32 = 0x2;
 
 /// The peer closed.
@@ -72,7 +82,7 @@ pub const FDX_CLOSED_BY_NETWORK: u32 = 6;
 pub const FDX_CLOSED_BY_SHUTDOWN: u32 = 7;
 
 /// One event; 64 bytes on 64-bit systems. Per connection they come as
-/// `UPGRADE? OPEN (MESSAGE | PING | PONG | DRAIN)* CLOSE`: each OPEN has exactly one CLOSE,
+/// `UPGRADE? OPEN (MESSAGE | FRAGMENT | PING | PONG | DRAIN)* CLOSE`: each OPEN has exactly one CLOSE,
 /// nothing comes after it, and two events of one connection never run at once. Ignore types you
 /// don't know.
 #[repr(C)]
@@ -115,7 +125,7 @@ impl Handler for Deliverer {
     fn handle(&mut self, turn: &mut Turn<'_>, view: &EventView<'_>) {
         let RouteHandlers { handlers, .. } = &*self.owner.routes[view.route];
         let callback = match view.kind {
-            EventKind::Message(_) => handlers.on_message,
+            EventKind::Message(_) | EventKind::Fragment { .. } => handlers.on_message,
             EventKind::Upgrade => handlers.on_upgrade,
             EventKind::Open => handlers.on_open,
             EventKind::Close { .. } => handlers.on_close,
@@ -137,8 +147,8 @@ impl Deliverer {
     #[inline]
     fn event(&self, view: &EventView<'_>) -> fdx_event {
         let (kind, flags, code, arg) = match view.kind {
-            EventKind::Message(Kind::Text) => (FDX_EV_MESSAGE, FDX_EVF_FIN, 0, 0),
-            EventKind::Message(Kind::Binary) => (FDX_EV_MESSAGE, FDX_EVF_FIN | FDX_EVF_BINARY, 0, 0),
+            EventKind::Message(kind) => (FDX_EV_MESSAGE, message_flags(kind, true), 0, 0),
+            EventKind::Fragment { kind, fin } => (FDX_EV_FRAGMENT, message_flags(kind, fin), 0, 0),
             EventKind::Upgrade => (FDX_EV_UPGRADE, 0, 0, 0),
             EventKind::Open => (FDX_EV_OPEN, 0, 0, 0),
             EventKind::Drain => {
@@ -170,6 +180,12 @@ impl Deliverer {
             time_us: view.time.0,
         }
     }
+}
+
+fn message_flags(kind: Kind, fin: bool) -> u32 {
+    let binary = if kind == Kind::Binary { FDX_EVF_BINARY } else { 0 };
+    let fin = if fin { FDX_EVF_FIN } else { 0 };
+    binary | fin
 }
 
 #[cfg(all(test, target_pointer_width = "64"))]

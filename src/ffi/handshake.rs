@@ -74,10 +74,10 @@ pub unsafe extern "C" fn fdx_reject(
 
 /// Replies to a plain request that FDX_EV_HTTP announced (`conn` is its reply token) with a
 /// status (200 to 599), headers and a body. [any] Content-Length and Connection are set by the
-/// server; a HEAD request gets no body. The connection closes then. Both lengths may be
-/// `FDX_NTS`.
+/// server; a HEAD request gets no body. The client may ask again on the same connection, which
+/// is another request under another number. Both lengths may be `FDX_NTS`.
 ///
-/// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
+/// `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
 ///
 /// # Safety
 /// `server` is live; `headers` has `hlen` bytes and `body` `blen`.

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::event::{FDX_BINARY, FDX_TEXT, fdx_conn};
+use super::event::{FDX_BINARY, FDX_F_MORE, FDX_TEXT, fdx_conn};
 use super::reentry::with_turn;
 use super::server::fdx_server;
 use super::status::*;
@@ -12,14 +12,19 @@ use crate::engine::turn::{Message, Sent};
 use crate::id::ConnId;
 use crate::protocol::Kind;
 
-/// Sends one message. [any] The bytes are copied before this returns, and it never blocks. Order
-/// per calling thread and connection is kept. `kind` is `FDX_TEXT` or `FDX_BINARY`, `flags` 0.
+/// Sends one message, or a fragment of one. [any] The bytes are copied before this returns, and
+/// it never blocks. Order per calling thread and connection is kept. `kind` is `FDX_TEXT` or
+/// `FDX_BINARY`, `flags` 0 or `FDX_F_MORE`.
+///
+/// With `FDX_F_MORE` the message goes on: the next send to this connection continues it, with the
+/// same kind, and the first without the flag ends it (it may be empty). So a message of any
+/// length passes through little memory. A fragment of text may end inside a character.
 ///
 /// `FDX_OK`; `FDX_HIGH_WATER`: queued, and more than `send.high_water` waits for this peer, so
 /// please wait for FDX_EV_DRAIN; `FDX_E_FULL`: `send.limit` is reached, NOT queued, and
 /// `send.full` decides whether the connection closes; `FDX_E_NO_CONN` if it is gone;
-/// `FDX_E_CLOSING` after its close has begun; `FDX_E_STATE` before it is open; `FDX_E_UTF8` for a
-/// text that is none; `FDX_E_TOO_BIG` for more than `send.limit` at once; `FDX_E_UNSUPPORTED` for
+/// `FDX_E_CLOSING` after its close has begun; `FDX_E_STATE` before it is open, or for another kind
+/// than the message has that was begun; `FDX_E_UTF8` for a text that is none; `FDX_E_TOO_BIG` for more than `send.limit` at once; `FDX_E_UNSUPPORTED` for
 /// binary on a Hixie connection; `FDX_E_NOMEM`; `FDX_E_STOPPED`; `FDX_E_INVALID_ARG`.
 ///
 /// # Safety
@@ -36,10 +41,13 @@ pub unsafe extern "C" fn fdx_send(
     guard(|| {
         // SAFETY: promised by the caller.
         let (handle, data) = unsafe { (handle(server)?, bytes(data, len)?) };
-        let (kind, conn) = (kind_of(kind, flags)?, ConnId::from_u64(conn));
+        if flags & !FDX_F_MORE != 0 {
+            return Err(FDX_E_INVALID_ARG);
+        }
+        let (kind, conn, last) = (kind_of(kind)?, ConnId::from_u64(conn), flags & FDX_F_MORE == 0);
         let sent = with_turn(handle, conn, |turn| match turn {
-            Some(turn) => turn.send(conn, kind, data),
-            None => handle.server.send(conn, kind, data),
+            Some(turn) => turn.send_fragment(conn, kind, data, last),
+            None => handle.server.send(conn, kind, data, last),
         });
         sent.map(sent_status).map_err(misused)
     })
@@ -61,7 +69,7 @@ pub unsafe extern "C" fn fdx_msg_new(kind: u32, data: *const c_void, len: usize)
     guard_or(std::ptr::null_mut(), || {
         // SAFETY: promised by the caller.
         let Ok(data) = (unsafe { bytes(data, len) }) else { return std::ptr::null_mut() };
-        let Ok(kind) = kind_of(kind, 0) else { return std::ptr::null_mut() };
+        let Ok(kind) = kind_of(kind) else { return std::ptr::null_mut() };
         match Message::new(kind, data) {
             Ok(message) => Arc::into_raw(Arc::new(fdx_msg { message: Arc::new(message) })).cast_mut(),
             Err(_) => std::ptr::null_mut(),
@@ -97,7 +105,8 @@ pub unsafe extern "C" fn fdx_msg_unref(msg: *mut fdx_msg) {
 }
 
 /// Sends one message to `count` connections, sharing its bytes. [any] `results`, if not NULL, gets
-/// each one's status, as of `fdx_send`. `flags` is 0.
+/// each one's status, as of `fdx_send`; `FDX_E_STATE` while a message in fragments is under way to
+/// it. `flags` is 0.
 ///
 /// Returns the worst of them: the lowest if any is negative, else the highest; `FDX_OK` for no
 /// connection; `FDX_E_INVALID_ARG`.
@@ -139,10 +148,10 @@ pub unsafe extern "C" fn fdx_send_msg(
     })
 }
 
-fn kind_of(kind: u32, flags: u32) -> Result<Kind, fdx_status> {
-    match (kind, flags) {
-        (FDX_TEXT, 0) => Ok(Kind::Text),
-        (FDX_BINARY, 0) => Ok(Kind::Binary),
+fn kind_of(kind: u32) -> Result<Kind, fdx_status> {
+    match kind {
+        FDX_TEXT => Ok(Kind::Text),
+        FDX_BINARY => Ok(Kind::Binary),
         _ => Err(FDX_E_INVALID_ARG),
     }
 }

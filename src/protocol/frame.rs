@@ -141,6 +141,11 @@ impl ServerHead {
         Self { bytes: [super::hixie::TEXT_START; 10], len: 1 }
     }
 
+    /// Nothing: what stands before the rest of a Hixie message.
+    pub fn none() -> Self {
+        Self { bytes: [0; 10], len: 0 }
+    }
+
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]

@@ -32,6 +32,10 @@ pub fn negotiate(request: &Request, rules: &Rules) -> Result<Offer, Refusal> {
     if !request.is_upgrade() {
         return Err(Refusal::NotUpgrade);
     }
+    // "The HTTP version MUST be at least 1.1." (RFC 6455, 4.1)
+    if request.is_http_1_0() {
+        return Err(Refusal::HttpVersion);
+    }
     if request.method() != b"GET" {
         return Err(Refusal::NotGet);
     }

@@ -264,7 +264,8 @@ mod tests {
     fn events_of(dialect: Dialect, wire: &[u8], step: usize) -> (Vec<String>, Result<Flow, Violation>) {
         let mut frames = Frames::default();
         let mut pool = crate::buffer::BufferPool::default();
-        let mut context = Context { message_bytes_max: 100, fragments_max: 1 << 17, pool: &mut pool };
+        let mut context =
+            Context { streams: false, message_bytes_max: 100, fragments_max: 1 << 17, pool: &mut pool };
         let mut seen = Vec::new();
         let mut result = Ok(Flow::Open);
         for piece in wire.chunks(step) {

@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use percent_encoding::percent_decode;
 
+use super::body::BodyLength;
+
 /// A request head on its way in.
 #[derive(Default)]
 pub struct RequestReader {
@@ -76,6 +78,8 @@ pub struct Request {
     path: Range<usize>,
     query: Range<usize>,
     headers: Vec<HeaderLine>,
+    is_http_1_0: bool,
+    body: BodyLength,
 }
 
 struct HeaderLine {
@@ -99,9 +103,6 @@ impl Request {
             }
             Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::Malformed("not an HTTP request")),
         }
-        if parsed.version != Some(1) {
-            return Err(Refusal::HttpVersion);
-        }
         let place = |part: &[u8]| {
             let start = part.as_ptr() as usize - head.as_ptr() as usize;
             start..start + part.len()
@@ -113,31 +114,62 @@ impl Request {
             .iter()
             .map(|line| HeaderLine { name: place(line.name.as_bytes()), value: place(line.value) })
             .collect();
+        let is_http_1_0 = parsed.version == Some(0);
         let (path, query) = split_target(&head, target.clone())?;
-        let request = Request { method, target, path, query, headers, head };
-        request.check_framing()?;
+        let body = BodyLength::None;
+        let mut request = Request { method, target, path, query, headers, head, is_http_1_0, body };
+        request.body = request.check_framing()?;
         Ok(request)
     }
 
     /// What could make two readers of one stream see two different requests.
-    fn check_framing(&self) -> Result<(), Refusal> {
-        match self.sole("host")? {
-            Some(_) => {}
-            None => return Err(Refusal::Malformed("Host missing")),
+    fn check_framing(&self) -> Result<BodyLength, Refusal> {
+        if self.sole("host")?.is_none() && !self.is_http_1_0 {
+            return Err(Refusal::Malformed("Host missing"));
         }
         let length = self.sole("content-length")?.map(|index| self.value(index));
-        if length.is_some_and(|length| length.is_empty() || !length.iter().all(u8::is_ascii_digit)) {
-            return Err(Refusal::Malformed("Content-Length is no number"));
-        }
-        if self.header("transfer-encoding").is_some() {
-            if length.is_some() {
-                return Err(Refusal::Malformed("Content-Length beside Transfer-Encoding"));
+        let length = match length {
+            Some(digits) if digits.iter().all(u8::is_ascii_digit) => {
+                let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u64>().ok());
+                Some(number.ok_or(Refusal::Malformed("Content-Length is no number"))?)
             }
-            if self.is_upgrade() {
-                return Err(Refusal::Malformed("Transfer-Encoding in a handshake"));
-            }
+            Some(_) => return Err(Refusal::Malformed("Content-Length is no number")),
+            None => None,
+        };
+        if self.header("transfer-encoding").is_none() {
+            return Ok(match length {
+                None | Some(0) => BodyLength::None,
+                Some(bytes) => BodyLength::Bytes(bytes),
+            });
         }
-        Ok(())
+        if length.is_some() {
+            return Err(Refusal::Malformed("Content-Length beside Transfer-Encoding"));
+        }
+        if self.is_upgrade() {
+            return Err(Refusal::Malformed("Transfer-Encoding in a handshake"));
+        }
+        if self.is_http_1_0 {
+            return Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0"));
+        }
+        let mut codings = self.list("transfer-encoding");
+        match (codings.next(), codings.next()) {
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(BodyLength::Chunked),
+            _ => Err(Refusal::TransferCoding),
+        }
+    }
+
+    /// Where its body ends.
+    pub fn body(&self) -> BodyLength {
+        self.body
+    }
+
+    pub fn is_http_1_0(&self) -> bool {
+        self.is_http_1_0
+    }
+
+    /// Does the client want to ask again on the same connection?
+    pub fn keeps_alive(&self) -> bool {
+        !self.is_http_1_0 && !self.has_token("connection", "close")
     }
 
     pub fn method(&self) -> &[u8] {
@@ -193,7 +225,7 @@ impl Request {
     }
 
     /// The elements of a comma-separated list, over all lines of that name.
-    pub fn list<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r [u8]> {
+    pub fn list<'r>(&'r self, name: &'r str) -> impl DoubleEndedIterator<Item = &'r [u8]> {
         self.indexes(name)
             .flat_map(|index| self.value(index).split(|&byte| byte == b','))
             .map(<[u8]>::trim_ascii)
@@ -223,7 +255,7 @@ impl Request {
             b":method" => Some(Cow::Borrowed(self.method())),
             b":path" => Some(Cow::Borrowed(self.path().as_bytes())),
             b":query" => Some(Cow::Borrowed(self.query())),
-            b":version" => Some(Cow::Borrowed(b"HTTP/1.1")),
+            b":version" => Some(Cow::Borrowed(if self.is_http_1_0 { b"HTTP/1.0" } else { b"HTTP/1.1" })),
             [b'?', key @ ..] => form_urlencoded::parse(self.query())
                 .find(|(found, _)| found.as_bytes() == key)
                 .map(|(_, value)| Cow::Owned(value.into_owned().into_bytes())),
@@ -246,7 +278,8 @@ impl Request {
         }
     }
 
-    fn indexes<'r>(&'r self, name: &'r str) -> impl Iterator<Item = usize> + 'r {
+    /// The header lines of that name, in order.
+    pub(super) fn indexes<'r>(&'r self, name: &'r str) -> impl DoubleEndedIterator<Item = usize> + 'r {
         (0..self.headers.len()).filter(move |&index| {
             self.head[self.headers[index].name.clone()].eq_ignore_ascii_case(name.as_bytes())
         })
@@ -309,6 +342,11 @@ pub enum Refusal {
     TooManyConnections,
     TooManyFromAddress,
     TooFast,
+    TooManyRequests,
+    BodyTooBig,
+    TransferCoding,
+    Expectation,
+    OutOfMemory,
 }
 
 impl Refusal {
@@ -321,10 +359,13 @@ impl Refusal {
             Self::NotFound => 404,
             Self::NotGet => 405,
             Self::TimedOut => 408,
+            Self::BodyTooBig => 413,
+            Self::Expectation => 417,
             Self::NotUpgrade | Self::UnknownVersion => 426,
-            Self::TooManyFromAddress | Self::TooFast => 429,
+            Self::TooManyFromAddress | Self::TooFast | Self::TooManyRequests => 429,
             Self::HeadTooBig => 431,
-            Self::Stopping | Self::TooManyConnections => 503,
+            Self::TransferCoding => 501,
+            Self::Stopping | Self::TooManyConnections | Self::OutOfMemory => 503,
             Self::HttpVersion => 505,
         }
     }
@@ -339,12 +380,17 @@ impl Refusal {
             Self::NotUpgrade | Self::UnknownVersion => {
                 format!("Upgrade: websocket\r\nSec-WebSocket-Version: {versions}\r\n")
             }
-            Self::TooFast | Self::TooManyConnections => "Retry-After: 1\r\n".to_string(),
+            Self::TooFast | Self::TooManyRequests | Self::TooManyConnections => {
+                "Retry-After: 1\r\n".to_string()
+            }
             _ => String::new(),
         };
         let headers = format!("{extra}Content-Type: text/plain; charset=utf-8\r\n");
         let connection = if extra.starts_with("Upgrade") { "Upgrade, close" } else { "close" };
-        response(self.status(), &headers, connection, format!("{self}\n").as_bytes(), true)
+        let body = format!("{self}\n");
+        let mut response = response_head(self.status(), &headers, connection, body.len() as u64);
+        response.extend_from_slice(body.as_bytes());
+        response
     }
 }
 
@@ -368,26 +414,35 @@ impl fmt::Display for Refusal {
             Self::TooManyConnections => f.write_str("the server is full"),
             Self::TooManyFromAddress => f.write_str("too many connections from this address"),
             Self::TooFast => f.write_str("too many new connections from this address"),
+            Self::TooManyRequests => f.write_str("too many requests on this connection"),
+            Self::BodyTooBig => f.write_str("the body is too big"),
+            Self::TransferCoding => f.write_str("of the transfer codings only chunked is served"),
+            Self::Expectation => f.write_str("only 100-continue can be expected"),
+            Self::OutOfMemory => f.write_str("the server is out of memory"),
         }
     }
 }
 
-/// A whole answer with its length. `headers` are lines ended by CR LF, checked by
-/// [`check_header_lines`] when they are the embedder's. HEAD gets no body.
-pub fn response(status: u16, headers: &str, connection: &str, body: &[u8], with_body: bool) -> Vec<u8> {
-    let mut answer = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status)).into_bytes();
-    answer.extend_from_slice(headers.as_bytes());
-    answer.extend_from_slice(format!("Connection: {connection}\r\n").as_bytes());
+/// The head of an answer with a body of `len` bytes. `headers` are lines ended by CR LF,
+/// checked by [`check_header_lines`] when they are the embedder's.
+pub fn response_head(status: u16, headers: &str, connection: &str, len: u64) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status)).into_bytes();
+    head.extend_from_slice(headers.as_bytes());
+    if !connection.is_empty() {
+        head.extend_from_slice(format!("Connection: {connection}\r\n").as_bytes());
+    }
     // "A server MUST NOT send a Content-Length header field in any response with a status
     // code of 1xx (Informational) or 204 (No Content)." (RFC 9110, 8.6)
     if status != 204 {
-        answer.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+        head.extend_from_slice(format!("Content-Length: {len}\r\n").as_bytes());
     }
-    answer.extend_from_slice(b"\r\n");
-    if with_body && status != 204 && status != 304 {
-        answer.extend_from_slice(body);
-    }
-    answer
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// Can an answer of this status have a body at all?
+pub fn has_body(status: u16) -> bool {
+    status != 204 && status != 304
 }
 
 /// Are these whole lines of `Name: value`, with nothing that could start another answer, and
@@ -422,6 +477,7 @@ fn reason_phrase(status: u16) -> &'static str {
         201 => "Created",
         202 => "Accepted",
         204 => "No Content",
+        206 => "Partial Content",
         301 => "Moved Permanently",
         302 => "Found",
         303 => "See Other",
@@ -438,8 +494,11 @@ fn reason_phrase(status: u16) -> &'static str {
         408 => "Request Timeout",
         409 => "Conflict",
         410 => "Gone",
+        412 => "Precondition Failed",
         413 => "Content Too Large",
         415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
         422 => "Unprocessable Content",
         426 => "Upgrade Required",
         428 => "Precondition Required",
@@ -518,8 +577,12 @@ mod tests {
     }
 
     #[test]
-    fn an_old_http_version_is_refused_with_505() {
-        assert_eq!(request("GET / HTTP/1.0\r\nHost: a").unwrap_err(), Refusal::HttpVersion);
+    fn http_1_0_has_plain_requests_and_no_others() {
+        let old = request("GET / HTTP/1.0").unwrap();
+        assert!(old.is_http_1_0() && !old.keeps_alive());
+        assert_eq!(old.get(":version").as_deref(), Some(&b"HTTP/1.0"[..]));
+        let chunked = request("POST / HTTP/1.0\r\nTransfer-Encoding: chunked");
+        assert_eq!(chunked.unwrap_err().status(), 400);
         assert_eq!(request("GET / HTTP/2.0\r\nHost: a").unwrap_err(), Refusal::HttpVersion);
     }
 

@@ -162,6 +162,10 @@ impl Frames {
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Violation::InterleavedMessage),
             (_, None) => 0,
             (_, Some(message)) => {
+                // What is given on at once takes no memory, however much it is.
+                if context.streams {
+                    return Ok(());
+                }
                 message.fragments += 1;
                 let fragments_max = context.fragments_max;
                 if message.fragments > fragments_max {
@@ -171,7 +175,7 @@ impl Frames {
             }
         };
         let bytes_max = context.message_bytes_max;
-        if head.len > bytes_max.saturating_sub(so_far) as u64 {
+        if !context.streams && head.len > bytes_max.saturating_sub(so_far) as u64 {
             return Err(Violation::MessageTooBig { bytes_max });
         }
         Ok(())
@@ -189,10 +193,7 @@ impl Frames {
             Opcode::Text if head.fin => Kind::Text,
             Opcode::Binary if head.fin => Kind::Binary,
             Opcode::Text | Opcode::Binary | Opcode::Continuation => {
-                self.data(&head, payload, payload.len(), context)?;
-                if head.fin {
-                    self.finish_message(events)?;
-                }
+                self.data(&head, payload, payload.len(), context, events)?;
                 return Ok(Flow::Open);
             }
             control => {
@@ -234,27 +235,26 @@ impl Frames {
                 return Ok((control_frame(before.head.opcode, control.as_slice(), events)?, rest));
             }
         } else {
-            self.data(&before.head, chunk, before.missing(), context)?;
-            if is_whole && before.head.fin {
-                self.finish_message(events)?;
-            }
+            self.data(&before.head, chunk, before.missing(), context, events)?;
         }
         Ok((Flow::Open, rest))
     }
 
     /// Unmasked payload for the message under assembly; `missing` is what its frame still
     /// announces, this chunk included.
-    fn data(
+    fn data<'a>(
         &mut self,
         head: &FrameHead,
-        chunk: &[u8],
+        chunk: &'a [u8],
         missing: usize,
         context: &mut Context<'_>,
+        events: &mut impl FnMut(Incoming<'a>),
     ) -> Result<(), Violation> {
+        let is_last = head.fin && chunk.len() == missing;
         let message = self.partial().message.get_or_insert_with(|| Assembly {
             kind: if head.opcode == Opcode::Text { Kind::Text } else { Kind::Binary },
             // Large memory is lent only to those of whom much is there already.
-            buffer: if chunk.len() >= LENT_BYTES_MIN {
+            buffer: if chunk.len() >= LENT_BYTES_MIN && !context.streams {
                 context.pool.take(missing)
             } else {
                 Buffer::default()
@@ -263,19 +263,32 @@ impl Frames {
             fragments: 1,
         });
         message.utf8.check(message.kind, chunk)?;
+        if context.streams {
+            let kind = message.kind;
+            if is_last {
+                self.end_message()?;
+            }
+            if is_last || !chunk.is_empty() {
+                events(Incoming::Fragment { kind, payload: chunk, fin: is_last });
+            }
+            return Ok(());
+        }
         // Of a message in many fragments nobody knows the length: it grows by doubling.
         let expected = if head.fin { message.buffer.len() + missing } else { context.message_bytes_max };
-        message.buffer.append(chunk, expected).map_err(|_| Violation::OutOfMemory)
+        message.buffer.append(chunk, expected).map_err(|_| Violation::OutOfMemory)?;
+        if is_last { self.finish_message(events) } else { Ok(()) }
     }
 
     fn finish_message<'a>(&mut self, events: &mut impl FnMut(Incoming<'a>)) -> Result<(), Violation> {
-        let message = self.partial().message.take().expect("a last fragment ends a message");
-        self.forget_if_empty();
-        if !message.utf8.is_complete() {
-            return Err(Violation::InvalidUtf8);
-        }
+        let message = self.end_message()?;
         events(Incoming::Message { kind: message.kind, payload: Payload::Owned(message.buffer) });
         Ok(())
+    }
+
+    fn end_message(&mut self) -> Result<Assembly, Violation> {
+        let message = self.partial().message.take().expect("a last fragment ends a message");
+        self.forget_if_empty();
+        if message.utf8.is_complete() { Ok(message) } else { Err(Violation::InvalidUtf8) }
     }
 
     #[inline]
@@ -372,6 +385,17 @@ impl Utf8Stream {
 
     pub fn is_complete(&self) -> bool {
         self.tail_len == 0
+    }
+
+    /// The whole state in 26 bits.
+    pub fn to_bits(&self) -> u32 {
+        let [a, b, c] = self.tail;
+        u32::from_be_bytes([self.tail_len, a, b, c])
+    }
+
+    pub fn from_bits(bits: u32) -> Self {
+        let [tail_len, tail @ ..] = bits.to_be_bytes();
+        Self { tail, tail_len: tail_len & 3 }
     }
 }
 

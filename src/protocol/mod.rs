@@ -3,18 +3,23 @@
 //! Pure: no socket, no clock, no thread. The engine feeds what the driver read and queues what
 //! this says to answer; every transition between the states of a conversation stands here.
 
+pub mod body;
 pub mod close;
+pub mod forwarded;
 pub mod frame;
 pub mod handshake;
 pub mod hixie;
 pub mod http;
 pub mod mask;
 pub mod message;
+pub mod proxy;
+pub mod trusted;
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::buffer::{Buffer, BufferPool};
+use body::BodyReader;
 use close::{CloseFrame, Violation};
 use frame::{CONTROL_BYTES_MAX, Opcode, ServerHead};
 use handshake::{Offer, Rules};
@@ -28,6 +33,11 @@ pub struct Protocol {
 enum State {
     /// The request is still arriving.
     Requesting(Box<RequestReader>),
+    /// The body of a plain request is arriving.
+    Body {
+        request: Arc<Request>,
+        reader: Box<BodyReader>,
+    },
     /// The request is there; someone decides. Later bytes wait in `backlog`.
     Deciding {
         request: Arc<Request>,
@@ -56,6 +66,8 @@ enum Frames {
 
 /// What a conversation needs from around it while it receives.
 pub struct Context<'c> {
+    /// Messages that come in pieces are given on in pieces, and nothing is assembled.
+    pub streams: bool,
     pub message_bytes_max: usize,
     pub fragments_max: usize,
     pub pool: &'c mut BufferPool,
@@ -64,11 +76,13 @@ pub struct Context<'c> {
 /// What was received. Payloads are lent from the bytes that were passed in, where possible.
 #[derive(Debug)]
 pub enum Incoming<'a> {
-    /// The request is whole. Nothing more is read until `accept` or `refuse`.
+    /// The request is whole. Nothing more is read until it is decided.
     Request {
         request: Arc<Request>,
         offer: Result<Offer, Refusal>,
     },
+    /// The body of a plain request is whole; as with the request.
+    Body(Buffer),
     /// The eight bytes of Hixie-76 came: the answer to send, and the conversation is open.
     Opened {
         answer: [u8; 16],
@@ -76,6 +90,13 @@ pub enum Incoming<'a> {
     Message {
         kind: Kind,
         payload: Payload<'a>,
+    },
+    /// A piece of a message that is given on as it comes. Text is valid as a whole; a piece may
+    /// end inside a character.
+    Fragment {
+        kind: Kind,
+        payload: &'a [u8],
+        fin: bool,
     },
     Ping(Control),
     Pong(Control),
@@ -147,6 +168,19 @@ impl Protocol {
                         return Err(refusal.into());
                     }
                 },
+                State::Body { request, reader } => match reader.receive(bytes) {
+                    Ok(Some((body, taken))) => {
+                        let backlog = bytes[taken..].to_vec();
+                        self.state = State::Deciding { request: request.clone(), backlog };
+                        events(Incoming::Body(body));
+                        return Ok(Flow::Open);
+                    }
+                    Ok(None) => return Ok(Flow::Open),
+                    Err(refusal) => {
+                        self.state = State::Closed;
+                        return Err(refusal.into());
+                    }
+                },
                 State::Deciding { backlog, .. } => {
                     // The engine stops reading here, so this is at most what one read held.
                     backlog.extend_from_slice(bytes);
@@ -189,9 +223,30 @@ impl Protocol {
         Accepted { response, backlog, is_open: self.dialect().is_some() }
     }
 
+    /// Before a plain request is decided its body is received: the bytes of it that are here
+    /// already, to be received again.
+    pub fn receive_body(&mut self, bytes_max: usize) -> Result<Vec<u8>, Refusal> {
+        let State::Deciding { request, backlog } = &mut self.state else {
+            unreachable!("the engine asks for the body of what waits for a decision");
+        };
+        let reader = Box::new(BodyReader::new(request.body(), bytes_max)?);
+        let backlog = std::mem::take(backlog);
+        self.state = State::Body { request: request.clone(), reader };
+        Ok(backlog)
+    }
+
+    /// A plain request was answered and another may follow: the bytes of it that are here
+    /// already, to be received again.
+    pub fn next_request(&mut self) -> Vec<u8> {
+        match std::mem::take(self).state {
+            State::Deciding { backlog, .. } => backlog,
+            _ => unreachable!("the engine goes on after a plain request only"),
+        }
+    }
+
     /// Can a plain HTTP answer still be given?
     pub fn can_be_refused(&self) -> bool {
-        matches!(self.state, State::Requesting(_) | State::Deciding { .. })
+        matches!(self.state, State::Requesting(_) | State::Body { .. } | State::Deciding { .. })
     }
 
     /// No WebSocket comes of this request.
@@ -317,15 +372,36 @@ pub enum WireForm {
 }
 
 impl WireForm {
-    /// What stands before a payload, and after it.
+    /// What stands before the payload of a message, or of a fragment of one, and after it.
     #[inline]
-    pub fn around(self, kind: Kind, len: usize) -> (ServerHead, &'static [u8]) {
-        match (self, kind) {
-            (Self::HyBi, Kind::Text) => (ServerHead::new(Opcode::Text, true, len), &[]),
-            (Self::HyBi, Kind::Binary) => (ServerHead::new(Opcode::Binary, true, len), &[]),
-            (Self::Hixie, _) => (ServerHead::hixie_text(), &[hixie::TEXT_END]),
+    pub fn around(self, kind: Kind, place: Place, len: usize) -> (ServerHead, &'static [u8]) {
+        match self {
+            Self::HyBi => {
+                let opcode = match kind {
+                    _ if !place.first => Opcode::Continuation,
+                    Kind::Text => Opcode::Text,
+                    Kind::Binary => Opcode::Binary,
+                };
+                (ServerHead::new(opcode, place.last, len), &[])
+            }
+            // Hixie has no fragments: a text may as well be written in pieces.
+            Self::Hixie => {
+                let head = if place.first { ServerHead::hixie_text() } else { ServerHead::none() };
+                (head, if place.last { &[hixie::TEXT_END] } else { &[] })
+            }
         }
     }
+}
+
+/// Where a frame stands in its message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    pub first: bool,
+    pub last: bool,
+}
+
+impl Place {
+    pub const WHOLE: Self = Self { first: true, last: true };
 }
 
 /// Text or binary.

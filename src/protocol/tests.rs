@@ -599,7 +599,8 @@ fn draft_75_has_no_close_and_frames_at_once() {
 fn what_comes_while_someone_decides_is_kept_in_order() {
     let rules = Server::new().rules;
     let mut pool = BufferPool::default();
-    let mut context = Context { message_bytes_max: 1000, fragments_max: 1 << 17, pool: &mut pool };
+    let mut context =
+        Context { streams: false, message_bytes_max: 1000, fragments_max: 1 << 17, pool: &mut pool };
     let mut protocol = Protocol::new();
     let mut asked = None;
     let mut conversation = [request(Dialect::Rfc6455).bytes(), text("kept").bytes()].concat();
@@ -1189,7 +1190,7 @@ fn a_hixie_text_may_have_exactly_the_bytes_of_the_limit() {
 fn what_we_send_to_hixie_is_always_text() {
     // WebKit raises an error event on a frame of type 80.
     for kind in [Kind::Text, Kind::Binary] {
-        let (before, after) = WireForm::Hixie.around(kind, 300);
+        let (before, after) = WireForm::Hixie.around(kind, Place::WHOLE, 300);
         assert_eq!((before.as_slice(), after), (&[0x00][..], &[0xFF][..]));
     }
 }
@@ -1345,6 +1346,14 @@ impl Server {
             let seen = self.run(start(), wire, split);
             assert_eq!(seen, whole, "{split:?}");
         }
+        // What is given on in pieces has no length, and so no limit.
+        let is_limit = |seen: &Seen| matches!(seen, Seen::Violated(violation) if violation.is_limit());
+        if !whole.iter().any(is_limit) {
+            for split in [Split::Streamed(0), Split::Streamed(6), Split::Streamed(7)] {
+                let seen = self.run(start(), wire, split);
+                assert_eq!(seen, whole, "{split:?}");
+            }
+        }
         whole
     }
 
@@ -1355,6 +1364,13 @@ impl Server {
             Split::EachByte => wire.iter().for_each(|byte| peer.receive(std::slice::from_ref(byte))),
             Split::Random(seed) => peer.receive_in_pieces(wire, Dice::of(seed), false),
             Split::Lent(seed) => peer.receive_in_pieces(wire, Dice::of(seed), true),
+            Split::Streamed(seed) => {
+                peer.streams = true;
+                match seed {
+                    0 => wire.iter().for_each(|byte| peer.receive(std::slice::from_ref(byte))),
+                    _ => peer.receive_in_pieces(wire, Dice::of(seed), true),
+                }
+            }
         }
         peer.check_silence();
         peer.seen
@@ -1437,6 +1453,18 @@ enum Seen {
     Violated(Violation),
 }
 
+impl Seen {
+    fn message(kind: Kind, bytes: Vec<u8>) -> Self {
+        match kind {
+            Kind::Text => match String::from_utf8(bytes) {
+                Ok(text) => Self::Text(text),
+                Err(error) => panic!("a text that is none: {}", error.utf8_error()),
+            },
+            Kind::Binary => Self::Binary(bytes),
+        }
+    }
+}
+
 /// Short enough to be read when a test fails.
 impl fmt::Debug for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -1475,6 +1503,8 @@ enum Split {
     Random(u64),
     /// At random, and long frames through lent memory, from a pool with used buffers in it.
     Lent(u64),
+    /// The same (0: each byte), and messages are given on as they come.
+    Streamed(u64),
 }
 
 /// One conversation: a peer that speaks, and a server that accepts it if it may.
@@ -1483,6 +1513,9 @@ struct Peer<'s> {
     protocol: Protocol,
     pool: BufferPool,
     keeps_buffers: bool,
+    streams: bool,
+    /// The message whose pieces are coming.
+    begun: Option<(Kind, Vec<u8>)>,
     seen: Vec<Seen>,
     /// The head of the answer, byte for byte.
     sent: Vec<u8>,
@@ -1495,6 +1528,8 @@ impl<'s> Peer<'s> {
             protocol,
             pool: BufferPool::default(),
             keeps_buffers: false,
+            streams: false,
+            begun: None,
             seen: Vec::new(),
             sent: Vec::new(),
         }
@@ -1507,11 +1542,13 @@ impl<'s> Peer<'s> {
         let mut bytes = bytes.to_vec();
         let mut asked = None;
         let mut context = Context {
+            streams: self.streams,
             message_bytes_max: self.server.message_bytes_max,
             fragments_max: 1 << 17,
             pool: &mut self.pool,
         };
         let mut incoming_events = Vec::new();
+        let len = bytes.len();
         let flow =
             self.protocol.receive(
                 &mut bytes,
@@ -1523,7 +1560,16 @@ impl<'s> Peer<'s> {
                 },
             );
         for incoming in incoming_events {
-            Self::note(incoming, &mut self.seen, self.keeps_buffers.then_some(&mut self.pool));
+            if let Incoming::Fragment { kind, payload, fin } = incoming {
+                assert!(self.streams && payload.len() <= len && (fin || !payload.is_empty()));
+                let begun = self.begun.get_or_insert_with(|| (kind, Vec::new()));
+                assert_eq!(begun.0, kind);
+                begun.1.extend_from_slice(payload);
+                let ended = self.begun.take_if(|_| fin);
+                self.seen.extend(ended.map(|(kind, bytes)| Seen::message(kind, bytes)));
+            } else {
+                Self::note(incoming, &mut self.seen, self.keeps_buffers.then_some(&mut self.pool));
+            }
         }
         self.note_flow(flow);
         if let Some((request, offer)) = asked {
@@ -1589,7 +1635,7 @@ impl<'s> Peer<'s> {
 
     fn note(incoming: Incoming<'_>, seen: &mut Vec<Seen>, pool: Option<&mut BufferPool>) {
         seen.push(match incoming {
-            Incoming::Request { .. } => panic!("a request is decided, not noted"),
+            Incoming::Request { .. } | Incoming::Body(_) => panic!("a request is decided, not noted"),
             Incoming::Opened { answer } => Seen::Opened(answer),
             Incoming::Message { kind, payload } => {
                 let bytes = payload.as_slice().to_vec();
@@ -1605,14 +1651,9 @@ impl<'s> Peer<'s> {
                     }
                     (Payload::Borrowed(_), _) => {}
                 }
-                match kind {
-                    Kind::Text => match String::from_utf8(bytes) {
-                        Ok(text) => Seen::Text(text),
-                        Err(error) => panic!("a text that is none: {}", error.utf8_error()),
-                    },
-                    Kind::Binary => Seen::Binary(bytes),
-                }
+                Seen::message(kind, bytes)
             }
+            Incoming::Fragment { .. } => unreachable!("put together, not noted"),
             Incoming::Ping(payload) => Seen::Ping(payload.as_slice().to_vec()),
             Incoming::Pong(payload) => Seen::Pong(payload.as_slice().to_vec()),
             Incoming::Close(frame) => {
@@ -1645,7 +1686,8 @@ impl<'s> Peer<'s> {
             return;
         }
         let mut more = [request(Dialect::Rfc6455).bytes(), text("more").bytes(), hixie("more")].concat();
-        let mut context = Context { message_bytes_max: 1000, fragments_max: 1 << 17, pool: &mut self.pool };
+        let mut context =
+            Context { streams: false, message_bytes_max: 1000, fragments_max: 1 << 17, pool: &mut self.pool };
         let flow = self.protocol.receive(&mut more, &self.server.rules, &mut context, &mut |late| {
             panic!("{late:?} after the end");
         });

@@ -11,7 +11,7 @@ use crate::config::WhenFull;
 use crate::engine::Command;
 use crate::engine::connection::UserData;
 use crate::engine::event::ClosedBy;
-use crate::engine::table::{Entry, EntryRef, Life, PendingRequest, charge};
+use crate::engine::table::{Begun, Entry, EntryRef, Life, PendingRequest, charge};
 use crate::engine::turn::{Message, Misuse, Sent, Turn};
 use crate::id::ConnId;
 use crate::protocol::close::CloseFrame;
@@ -20,21 +20,19 @@ use crate::protocol::{Control, Kind, WireForm, http};
 
 impl Server {
     /// Queues a message; never blocks.
-    pub fn send(&self, conn: ConnId, kind: Kind, data: &[u8]) -> Result<Sent, Misuse> {
-        if kind == Kind::Text && simdutf8::basic::from_utf8(data).is_err() {
-            return Err(Misuse::NotUtf8);
-        }
-        self.send_from_afar(conn, kind, data.len(), || {
+    pub fn send(&self, conn: ConnId, kind: Kind, data: &[u8], last: bool) -> Result<Sent, Misuse> {
+        self.send_from_afar(conn, kind, data.len(), |begun| {
+            let begun = begun.then(kind, data, last)?;
             let mut payload = Vec::new();
             payload.try_reserve_exact(data.len()).map_err(|_| Misuse::NoMemory)?;
             payload.extend_from_slice(data);
-            Ok(Command::Send { conn, kind, payload })
+            Ok((begun, Command::Send { conn, kind, payload, last }))
         })
     }
 
     pub fn send_message(&self, conn: ConnId, message: &Arc<Message>) -> Result<Sent, Misuse> {
-        self.send_from_afar(conn, message.kind, message.payload.len(), || {
-            Ok(Command::SendMessage { conn, message: message.clone() })
+        self.send_from_afar(conn, message.kind, message.payload.len(), |begun| {
+            Ok((begun.then_whole()?, Command::SendMessage { conn, message: message.clone() }))
         })
     }
 
@@ -44,7 +42,7 @@ impl Server {
         conn: ConnId,
         kind: Kind,
         len: usize,
-        command: impl FnOnce() -> Result<Command, Misuse>,
+        command: impl FnOnce(Begun) -> Result<(Begun, Command), Misuse>,
     ) -> Result<Sent, Misuse> {
         let (entry, life) = self.find(conn)?;
         let entry = entry.get();
@@ -57,7 +55,7 @@ impl Server {
         if len > limits.limit_bytes {
             return Err(Misuse::TooBig);
         }
-        let command = command()?;
+        let (begun, command) = command(entry.begun())?;
         // Added before it is compared, so that many threads together can't pass the limit.
         let waiting = entry.add_to_mailbox(conn, charge(len)).ok_or(Misuse::NoConnection)?;
         // The last head may stand over the limit, as with sends from callbacks.
@@ -82,6 +80,7 @@ impl Server {
             Sent::Queued
         };
         self.post(None, conn, command)?;
+        entry.set_begun(begun);
         Ok(sent)
     }
 

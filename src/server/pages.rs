@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::config::HttpPages;
-use crate::engine::opening::{Page, Pages};
+use crate::engine::plain::{Pages, Reply};
 use crate::engine::table::{Count, Counters, Table};
+use crate::protocol::http::Request;
 
 /// What every shard answers alike.
 pub struct ServerPages {
@@ -20,12 +21,27 @@ impl ServerPages {
 }
 
 impl Pages for ServerPages {
-    fn page(&self, path: &str, options: &HttpPages) -> Option<Page> {
-        if path == options.health {
-            return Some(Page { content_type: "text/plain; charset=utf-8", body: "ok\n".to_string() });
+    fn page(&self, request: &Request, options: &HttpPages, is_stopping: bool) -> Option<Reply> {
+        let path = request.path();
+        let is_health = path == options.health;
+        if !is_health && path != options.metrics {
+            return None;
         }
-        (path == options.metrics)
-            .then(|| Page { content_type: METRICS_CONTENT_TYPE, body: metrics_text(&self.tables) })
+        if !matches!(request.method(), b"GET" | b"HEAD") {
+            return Some(Reply::text(405, "Allow: GET, HEAD\r\n", "this page can only be read\n"));
+        }
+        Some(match (is_health, is_stopping) {
+            (true, false) => Reply::text(200, NO_STORE, "ok\n"),
+            (true, true) => Reply::text(503, NO_STORE, "stopping\n"),
+            _ => {
+                let headers = format!("{NO_STORE}Content-Type: {METRICS_CONTENT_TYPE}\r\n");
+                Reply::new(200, headers, metrics_text(&self.tables).into_bytes())
+            }
+        })
+    }
+
+    fn file(&self, _request: &Request) -> Option<Reply> {
+        None
     }
 }
 
@@ -62,3 +78,4 @@ pub fn metrics_text(tables: &[Arc<Table>]) -> String {
 }
 
 const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const NO_STORE: &str = "Cache-Control: no-store\r\n";

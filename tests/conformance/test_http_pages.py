@@ -25,7 +25,7 @@ def test_health_is_200_for_get_and_head_on_its_path_alone(start):
     assert get(echo, "/healthz?probe=1")[0] == 200
     status, headers, body = get(echo, "/healthz", "HEAD")
     assert (status, headers["Content-Length"], body) == (200, "3", "")
-    for path, method, refusal in [("/healthz/", "GET", 426), ("/", "GET", 426), ("/healthz", "POST", 426)]:
+    for path, method, refusal in [("/healthz/", "GET", 426), ("/", "GET", 426), ("/healthz", "POST", 405)]:
         with pytest.raises(urllib.error.HTTPError) as refused:
             get(echo, path, method)
         assert refused.value.code == refusal

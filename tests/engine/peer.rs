@@ -103,6 +103,8 @@ pub fn said(text: &str) -> Heard {
 pub struct Reader {
     dialect: Dialect,
     bytes: Vec<u8>,
+    /// The fragments of a message that has not ended, and how it began.
+    begun: Option<(u8, Vec<u8>)>,
     is_open: bool,
     /// The head and body of the answer.
     pub answer: String,
@@ -110,7 +112,7 @@ pub struct Reader {
 
 impl Reader {
     pub fn new(dialect: Dialect) -> Self {
-        Self { dialect, bytes: Vec::new(), is_open: false, answer: String::new() }
+        Self { dialect, bytes: Vec::new(), begun: None, is_open: false, answer: String::new() }
     }
 
     /// Bytes came. The error says what is wrong with them.
@@ -122,7 +124,16 @@ impl Reader {
             let read = match self.is_open {
                 false => self.read_answer(rest)?,
                 true if is_hixie(self.dialect) => read_hixie(rest)?,
-                true => read_frame(rest)?,
+                true => match read_frame(rest)? {
+                    None => None,
+                    Some(Frame { first, payload, len }) => match join(&mut self.begun, first, payload)? {
+                        Some((first, payload)) => Some((meaning(first, &payload)?, len)),
+                        None => {
+                            taken += len;
+                            continue;
+                        }
+                    },
+                },
             };
             let Some((item, len)) = read else { break };
             if let Heard::Http(status) = item {
@@ -138,7 +149,7 @@ impl Reader {
 
     /// Bytes of something that has not ended.
     pub fn has_rest(&self) -> bool {
-        !self.bytes.is_empty()
+        !self.bytes.is_empty() || self.begun.is_some()
     }
 
     fn read_answer(&self, bytes: &[u8]) -> Result<Option<(Heard, usize)>, String> {
@@ -193,7 +204,14 @@ fn read_hixie(bytes: &[u8]) -> Result<Option<(Heard, usize)>, String> {
     }
 }
 
-fn read_frame(bytes: &[u8]) -> Result<Option<(Heard, usize)>, String> {
+struct Frame<'a> {
+    first: u8,
+    payload: &'a [u8],
+    /// With its head.
+    len: usize,
+}
+
+fn read_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, String> {
     let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
     if second & 0x80 != 0 {
         return Err("a masked frame".to_string());
@@ -210,7 +228,26 @@ fn read_frame(bytes: &[u8]) -> Result<Option<(Heard, usize)>, String> {
         len => (2, u64::from(len)),
     };
     let end = head_len + len as usize;
-    let Some(payload) = bytes.get(head_len..end) else { return Ok(None) };
+    Ok(bytes.get(head_len..end).map(|payload| Frame { first, payload, len: end }))
+}
+
+/// Puts the fragments of a message together.
+fn join(
+    begun: &mut Option<(u8, Vec<u8>)>,
+    first: u8,
+    payload: &[u8],
+) -> Result<Option<(u8, Vec<u8>)>, String> {
+    match (first & 0x0F, &mut *begun) {
+        (0, None) => return Err("a continuation of nothing".to_string()),
+        (1 | 2, Some(_)) => return Err("a message inside another".to_string()),
+        (0, Some((_, so_far))) => so_far.extend_from_slice(payload),
+        (1 | 2, None) => *begun = Some((first | 0x80, payload.to_vec())),
+        _ => return Ok(Some((first, payload.to_vec()))),
+    }
+    Ok(begun.take_if(|_| first & 0x80 != 0))
+}
+
+fn meaning(first: u8, payload: &[u8]) -> Result<Heard, String> {
     let text = || String::from_utf8(payload.to_vec()).map_err(|_| "a text that is no UTF-8".to_string());
     let heard = match first {
         0x81 => Heard::Text(text()?),
@@ -227,5 +264,5 @@ fn read_frame(bytes: &[u8]) -> Result<Option<(Heard, usize)>, String> {
         0x8A => Heard::Pong(payload.to_vec()),
         other => return Err(format!("a frame begins with {other:#x}")),
     };
-    Ok(Some((heard, end)))
+    Ok(heard)
 }

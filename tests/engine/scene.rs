@@ -18,6 +18,7 @@ use fullduplex::driver::Driver;
 use fullduplex::engine::connection::{Release, UserData};
 use fullduplex::engine::event::{ClosedBy, EventKind};
 use fullduplex::engine::limits::Gate;
+use fullduplex::engine::plain::Pages;
 use fullduplex::engine::routes::{Route, Routes, Wants};
 use fullduplex::engine::table::{Table, charge};
 use fullduplex::engine::turn::{EventView, Handler, Turn};
@@ -37,6 +38,8 @@ pub struct Setup {
     config: Config,
     wants_upgrade: bool,
     http: bool,
+    streams: bool,
+    pages: Option<Arc<dyn Pages>>,
     shards: usize,
     buffer_bytes: Option<usize>,
 }
@@ -72,10 +75,13 @@ struct ClientState<W> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Told {
     Upgrade,
-    Http,
+    /// With its body.
+    Http(Vec<u8>),
     Open,
     Text(String),
     Binary(Vec<u8>),
+    /// So many bytes of a message that is told as it comes; `true` with the last.
+    Piece(usize, bool),
     Drain,
     Ping(Vec<u8>),
     /// Does it answer a Ping of ours?
@@ -122,6 +128,16 @@ impl Setup {
         Self { http: true, ..self }
     }
 
+    /// Messages are told as they come.
+    pub fn streams(self) -> Self {
+        Self { streams: true, ..self }
+    }
+
+    /// The server answers some requests itself.
+    pub fn pages(self, pages: impl Pages + 'static) -> Self {
+        Self { pages: Some(Arc::new(pages)), ..self }
+    }
+
     pub fn shards(self, shards: usize) -> Self {
         Self { shards, ..self }
     }
@@ -142,7 +158,8 @@ impl Setup {
             other: true,
         };
         let mut routes = Routes::default();
-        routes.add("/*", Route { number: 0, wants, http: self.http }).unwrap();
+        routes.add("/*", Route { number: 0, wants, http: self.http, streams: self.streams }).unwrap();
+        let pages = self.pages.unwrap_or_else(|| Arc::new(()));
         let (settings, routes) = (Arc::new(self.config.settings().clone()), Arc::new(routes));
         let script = Script {
             told: Rc::default(),
@@ -159,7 +176,7 @@ impl Setup {
                 routes: routes.clone(),
                 table: table.clone(),
                 gate: Arc::new(Gate::default()),
-                pages: Arc::new(()),
+                pages: pages.clone(),
                 generation_seed: 1,
             };
             let engine = Engine::new(parts, driver.now());
@@ -515,10 +532,11 @@ impl<W: World> Drop for Scene<W> {
         for (id, told) in self.script.told.borrow().iter().filter(|(id, _)| *id != ConnId::NONE) {
             let stage = stages.entry(*id).or_default();
             *stage = match (*stage, told) {
-                (0, Told::Upgrade | Told::Http) => 1,
+                (0, Told::Upgrade | Told::Http(_)) => 1,
                 (0 | 1, Told::Open) => 2,
                 (2, Told::Closed(..)) => 3,
-                (2, Told::Text(_) | Told::Binary(_) | Told::Drain | Told::Ping(_) | Told::Pong(_)) => 2,
+                (2, Told::Text(_) | Told::Binary(_) | Told::Piece(..)) => 2,
+                (2, Told::Drain | Told::Ping(_) | Told::Pong(_)) => 2,
                 (stage, told) => panic!("{id:?} is told {told:?} at stage {stage}"),
             };
         }
@@ -530,10 +548,11 @@ impl Handler for Script {
         let text = || String::from_utf8(event.payload.to_vec()).expect("a text is UTF-8");
         let told = match event.kind {
             EventKind::Upgrade => Told::Upgrade,
-            EventKind::Http => Told::Http,
+            EventKind::Http => Told::Http(event.payload.to_vec()),
             EventKind::Open => Told::Open,
             EventKind::Message(Kind::Text) => Told::Text(text()),
             EventKind::Message(Kind::Binary) => Told::Binary(event.payload.to_vec()),
+            EventKind::Fragment { fin, .. } => Told::Piece(event.payload.len(), fin),
             EventKind::Drain => Told::Drain,
             EventKind::Ping => Told::Ping(event.payload.to_vec()),
             EventKind::Pong { rtt_us } => Told::Pong(rtt_us > 0),
@@ -554,6 +573,9 @@ pub fn echo(turn: &mut Turn<'_>, event: &EventView<'_>) {
         EventKind::Upgrade => accept(turn, event.conn),
         EventKind::Message(kind) => {
             let _ = turn.send(event.conn, kind, event.payload);
+        }
+        EventKind::Fragment { kind, fin } => {
+            let _ = turn.send_fragment(event.conn, kind, event.payload, fin);
         }
         _ => {}
     }

@@ -184,7 +184,7 @@ impl Conversation {
             other: true,
         };
         let mut routes = Routes::default();
-        routes.add("/*", Route { number: 0, wants, http: false }).expect("a good pattern");
+        routes.add("/*", Route { number: 0, wants, http: false, streams: false }).expect("a good pattern");
         let driver = kernel.driver(true);
         let (table, gate) = (Arc::new(Table::default()), Arc::new(Gate::default()));
         let parts = Parts {

@@ -168,7 +168,7 @@ impl Shared {
             return None;
         }
         self.known(conn).sent_from_afar.push(payload.clone());
-        Some(Command::Send { conn, kind: Kind::Text, payload })
+        Some(Command::Send { conn, kind: Kind::Text, payload, last: true })
     }
 
     /// Hixie has none; `Server::ping` refuses them.

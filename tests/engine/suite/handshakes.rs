@@ -150,10 +150,10 @@ on_every_driver! {
                 later.borrow_mut().push(event.conn);
             }
         });
-        let get = scene.connect_saying(Dialect::Rfc6455, b"GET /page HTTP/1.1\r\nHost: h\r\n\r\n");
-        scene.asks(get, Told::Http);
-        let head = scene.connect_saying(Dialect::Rfc6455, b"HEAD /page HTTP/1.1\r\nHost: h\r\n\r\n");
-        scene.asks(head, Told::Http);
+        let get = scene.connect_saying(Dialect::Rfc6455, b"GET /page HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        scene.asks(get, Told::Http(Vec::new()));
+        let head = scene.connect_saying(Dialect::Rfc6455, b"HEAD /page HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        scene.asks(head, Told::Http(Vec::new()));
         for conn in waiting.take() {
             let body = b"<p>hello".to_vec();
             scene.post(Command::Answer { conn, status: 200, headers: String::new(), body });

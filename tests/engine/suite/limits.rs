@@ -112,7 +112,7 @@ on_every_driver! {
         let conn = scene.id(client);
         let text = "x".repeat(10_000);
         for _ in 0..20 {
-            scene.post(Command::Send { conn, kind: Kind::Text, payload: text.clone().into_bytes() });
+            scene.post(Command::Send { conn, kind: Kind::Text, payload: text.clone().into_bytes(), last: true });
         }
         let (entry, _) = scene.tables[0].find(conn).expect("it lives");
         assert_eq!(entry.get().queued_bytes(), 20 * charge(10_000), "what lies in the mailbox counts");

@@ -5,8 +5,10 @@ mod closing;
 mod handshakes;
 mod limits;
 mod messages;
+mod plain;
 mod shards;
 mod stopping;
+mod streaming;
 mod timeouts;
 
 /// Makes of each function a test on the simulated kernel and one on the real.

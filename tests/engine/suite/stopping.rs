@@ -126,7 +126,7 @@ on_every_driver! {
         let client = scene.open(Dialect::Rfc6455);
         let (conn, kind) = (scene.id(client), Kind::Text);
         let text = "x".repeat(300_000);
-        scene.post(Command::Send { conn, kind, payload: text.clone().into_bytes() });
+        scene.post(Command::Send { conn, kind, payload: text.clone().into_bytes(), last: true });
         scene.stop(seconds(0), seconds(30));
         scene.hears(client, &[said(&text), Heard::Close(1001, "bye".to_string())]);
     }

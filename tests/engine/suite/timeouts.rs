@@ -146,7 +146,7 @@ on_every_driver! {
         for _ in 0..3 {
             scene.passes(seconds(20));
             let (conn, kind) = (scene.id(client), fullduplex::protocol::Kind::Text);
-            scene.post(Command::Send { conn, kind, payload: b"news".to_vec() });
+            scene.post(Command::Send { conn, kind, payload: b"news".to_vec(), last: true });
             scene.hears(client, &[said("news")]);
         }
         scene.passes(seconds(30));

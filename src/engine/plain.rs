@@ -1,0 +1,287 @@
+//! Plain HTTP on the same port: pages of the server's own, the embedder's routes, and files.
+//!
+//! One request at a time: while it is decided and answered nothing is read, and what a client
+//! has sent ahead waits. Each request of a connection has a number of its own, so that a late
+//! reply to one is never taken for another's.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Engine;
+use super::connection::{Flags, Stage};
+use super::event::{Body, Event, EventKind};
+use super::table::{Life, PendingRequest};
+use super::writing::SHARED_BYTES_MIN;
+use crate::buffer::Buffer;
+use crate::config::HttpPages;
+use crate::driver::Driver;
+use crate::id::{ConnId, Slot, Time};
+use crate::protocol::body::BodyLength;
+use crate::protocol::http::{self, Refusal, Request};
+
+/// What is answered without the embedder.
+pub trait Pages: Send + Sync {
+    /// A page of the server's own, before any route.
+    fn page(&self, request: &Request, options: &HttpPages, is_stopping: bool) -> Option<Reply>;
+
+    /// A file, after every route.
+    fn file(&self, request: &Request) -> Option<Reply>;
+}
+
+/// Nothing at all.
+impl Pages for () {
+    fn page(&self, _: &Request, _: &HttpPages, _: bool) -> Option<Reply> {
+        None
+    }
+
+    fn file(&self, _: &Request) -> Option<Reply> {
+        None
+    }
+}
+
+/// An answer to a plain request.
+pub struct Reply {
+    pub status: u16,
+    /// Lines ended by CR LF; length and connection are added.
+    pub headers: String,
+    /// Of the body that GET would bring.
+    pub len: u64,
+    pub body: ReplyBody,
+}
+
+pub enum ReplyBody {
+    None,
+    Bytes(Buffer),
+    /// Exactly `len` bytes, read as the client takes them.
+    Reader(Box<dyn Read + Send>),
+}
+
+/// The rest of a body that is read as the client takes it.
+pub struct Download {
+    reader: Box<dyn Read + Send>,
+    left: u64,
+}
+
+impl Reply {
+    pub fn new(status: u16, headers: String, body: Vec<u8>) -> Self {
+        Self { status, headers, len: body.len() as u64, body: ReplyBody::Bytes(body.into()) }
+    }
+
+    pub fn text(status: u16, headers: &str, text: &str) -> Self {
+        let headers = format!("{headers}Content-Type: text/plain; charset=utf-8\r\n");
+        Self::new(status, headers, text.as_bytes().to_vec())
+    }
+}
+
+impl Engine {
+    pub(super) fn asked_plainly(&mut self, slot: Slot, request: Arc<Request>) {
+        let connection = &mut self.connections[slot as usize];
+        connection.flags.head_only = request.method() == b"HEAD";
+        connection.flags.keeps_alive = request.keeps_alive() && request.body() == BodyLength::None;
+        if !self.says_within_rates(slot, 1, 0) {
+            self.table.counters.rate_limited.add(1);
+            return self.refuse(slot, Refusal::TooManyRequests);
+        }
+        let is_stopping = self.stopping.is_some();
+        if let Some(reply) = self.pages.page(&request, &self.settings.http, is_stopping) {
+            return self.reply(slot, reply);
+        }
+        match self.routes.find_http(request.path()) {
+            Some((route, _)) if !self.routes.get(route).wants.other => self.refuse(slot, Refusal::NotFound),
+            Some((route, parameters)) => {
+                let has_body = request.body() != BodyLength::None;
+                let (pending, number) =
+                    (PendingRequest { request, parameters }, self.routes.get(route).number);
+                self.connections[slot as usize].route = route as u32;
+                self.connections[slot as usize].flags.has_side = true;
+                self.entry(slot).route.store(number, Relaxed);
+                self.table.set_request(slot, pending.clone());
+                match has_body {
+                    true => self.begin_body(slot, &pending.request),
+                    false => self.ask(slot, Body::None),
+                }
+            }
+            None => match self.pages.file(&request) {
+                Some(reply) => self.reply(slot, reply),
+                None => self.refuse(slot, Refusal::NotUpgrade),
+            },
+        }
+    }
+
+    /// The body comes before the embedder is asked.
+    fn begin_body(&mut self, slot: Slot, request: &Request) {
+        let expectation = request.header("expect");
+        if expectation.is_some_and(|expected| !expected.eq_ignore_ascii_case(b"100-continue")) {
+            return self.refuse(slot, Refusal::Expectation);
+        }
+        let connection = &mut self.connections[slot as usize];
+        connection.flags.keeps_alive = request.keeps_alive();
+        let mut backlog = match connection.protocol.receive_body(self.settings.body_bytes_max) {
+            Ok(backlog) => backlog,
+            Err(refusal) => return self.refuse(slot, refusal),
+        };
+        // "An origin server MAY omit sending a 100 (Continue) response if it has already
+        // received some or all of the content" (RFC 9110, 10.1.1); to HTTP/1.0 it must not.
+        if expectation.is_some() && backlog.is_empty() && !request.is_http_1_0() {
+            self.push(slot, [b"HTTP/1.1 100 Continue\r\n\r\n", &[], &[]]);
+        }
+        self.received_backlog(slot, &mut backlog);
+    }
+
+    /// The request is whole: the embedder has it now.
+    pub(super) fn ask(&mut self, slot: Slot, body: Body) {
+        let id = self.connections[slot as usize].id;
+        self.entry(slot).set_life(id.generation(), Life::Http);
+        self.set_stage(slot, Stage::Deciding(None));
+        self.events.push_back(Event { conn: id, kind: EventKind::Http, body });
+    }
+
+    pub(super) fn reply(&mut self, slot: Slot, reply: Reply) {
+        let is_stopping = self.stopping.is_some();
+        let connection = &mut self.connections[slot as usize];
+        connection.flags.keeps_alive &= !is_stopping;
+        connection.deadline = Time::NEVER;
+        let (id, keeps_alive) = (connection.id, connection.flags.keeps_alive);
+        self.entry(slot).set_life(id.generation(), Life::None);
+        // "A server that does not support persistent connections MUST send the \"close\"
+        // connection option" (RFC 9112, 9.6).
+        let connection_token = if keeps_alive { "" } else { "close" };
+        self.push_reply(slot, reply, connection_token);
+        // Without memory for it the connection is gone already.
+        if !matches!(self.connections[slot as usize].stage, Stage::Gone { .. }) {
+            self.set_stage(slot, Stage::Replying);
+            self.rearm(slot);
+        }
+    }
+
+    pub(super) fn push_reply(&mut self, slot: Slot, reply: Reply, connection_token: &str) {
+        let head = http::response_head(reply.status, &reply.headers, connection_token, reply.len);
+        self.push(slot, [&head, &[], &[]]);
+        if self.connections[slot as usize].flags.head_only || !http::has_body(reply.status) {
+            return;
+        }
+        match reply.body {
+            ReplyBody::None => {}
+            ReplyBody::Bytes(body) if body.len() < SHARED_BYTES_MIN => {
+                self.push(slot, [body.as_slice(), &[], &[]]);
+            }
+            ReplyBody::Bytes(body) => {
+                let (len, body) = (body.len(), Arc::new(body));
+                if let Some(outbox) = &mut self.connections[slot as usize].outbox {
+                    outbox.push_shared(body, 0..len);
+                    self.entry(slot).outbox_bytes.add(len as u64);
+                }
+            }
+            ReplyBody::Reader(reader) => {
+                let download = Download { reader, left: reply.len };
+                self.connections[slot as usize].rare.get_or_insert_default().download = Some(download);
+            }
+        }
+    }
+
+    /// Reads a download as the kernel takes it, up to a connection's share of the turn.
+    pub(super) fn write_download<D: Driver>(
+        &mut self,
+        slot: Slot,
+        driver: &mut D,
+        arena: &[u8],
+    ) -> io::Result<()> {
+        for _ in 0..DOWNLOAD_WRITES_PER_TURN {
+            let is_blocked = |engine: &Self| engine.connections[slot as usize].outbox.is_some();
+            if is_blocked(self) || !self.is_downloading(slot) {
+                return Ok(());
+            }
+            while self.connections[slot as usize].outbox_bytes() < DOWNLOAD_WRITE_BYTES
+                && self.is_downloading(slot)
+            {
+                self.read_download(slot)?;
+            }
+            self.write_outbox(slot, driver, arena)?;
+        }
+        self.unfinished.push(slot);
+        Ok(())
+    }
+
+    fn read_download(&mut self, slot: Slot) -> io::Result<()> {
+        let rare = self.connections[slot as usize].rare.as_mut();
+        let Some(download) = rare.and_then(|rare| rare.download.as_mut()) else { return Ok(()) };
+        let mut piece = std::mem::take(&mut self.scratch.piece);
+        piece.resize(DOWNLOAD_PIECE_BYTES, 0);
+        let wanted = usize::try_from(download.left).unwrap_or(usize::MAX).min(piece.len());
+        let read = loop {
+            match download.reader.read(&mut piece[..wanted]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What was announced can't be kept: only a cut tells the client.
+                Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
+                read => break read,
+            }
+        };
+        if let Ok(len) = read {
+            download.left -= len as u64;
+            self.push(slot, [&piece[..len], &[], &[]]);
+        }
+        self.scratch.piece = piece;
+        read.map(|_| ())
+    }
+
+    fn is_downloading(&self, slot: Slot) -> bool {
+        let rare = self.connections[slot as usize].rare.as_ref();
+        rare.and_then(|rare| rare.download.as_ref()).is_some_and(|download| download.left > 0)
+    }
+
+    /// After a write: if the whole reply has gone out the next request may come.
+    pub(super) fn end_reply(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.stage != Stage::Replying || connection.outbox.is_some() || self.is_downloading(slot) {
+            return;
+        }
+        let connection = &mut self.connections[slot as usize];
+        if let Some(rare) = &mut connection.rare {
+            rare.download = None;
+        }
+        match connection.flags.keeps_alive {
+            true => self.begin_next_request(slot),
+            false => {
+                connection.protocol.refuse();
+                self.finish(slot);
+            }
+        }
+    }
+
+    fn begin_next_request(&mut self, slot: Slot) {
+        let deadline = self.now.after(self.settings.timeouts.handshake);
+        let connection = &mut self.connections[slot as usize];
+        let id = ConnId::new(self.shard, connection.id.generation().next(), slot);
+        let had_side = connection.flags.has_side;
+        connection.id = id;
+        connection.deadline = deadline;
+        connection.flags = Flags {
+            reading: connection.flags.reading,
+            dirty: connection.flags.dirty,
+            peer_finished: connection.flags.peer_finished,
+            ..Flags::default()
+        };
+        let mut backlog = connection.protocol.next_request();
+        let data = std::mem::take(&mut connection.data);
+        self.discarded.extend(data.release);
+        if had_side {
+            self.table.forget_side(slot);
+        }
+        let entry = self.entry(slot);
+        entry.reset(id.generation(), entry.peer(), entry.local());
+        entry.bytes_in.add(backlog.len() as u64);
+        self.set_stage(slot, Stage::Handshake);
+        self.rearm(slot);
+        self.received_backlog(slot, &mut backlog);
+        let connection = &mut self.connections[slot as usize];
+        if connection.flags.peer_finished && connection.stage == Stage::Handshake {
+            self.finish(slot);
+        }
+    }
+}
+
+const DOWNLOAD_PIECE_BYTES: usize = 16 * 1024;
+const DOWNLOAD_WRITE_BYTES: usize = 64 * 1024;
+/// More must wait for the next turn: the others want theirs, too.
+const DOWNLOAD_WRITES_PER_TURN: usize = 4;
