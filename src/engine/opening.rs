@@ -75,6 +75,7 @@ impl Engine {
     }
 
     pub(super) fn requested(&mut self, slot: Slot, request: Arc<Request>, offer: Result<Offer, Refusal>) {
+        self.connections[slot as usize].flags.head_only = request.method() == b"HEAD";
         match offer {
             Err(Refusal::NotUpgrade) => self.asked_plainly(slot, request),
             Err(refusal) => {
@@ -163,7 +164,8 @@ impl Engine {
         let id = self.connections[slot as usize].id;
         info!(target: "fullduplex::handshake", conn = id.to_u64(); "refused with {}: {refusal}", refusal.status());
         self.table.counters.rejected.add(1);
-        let response = refusal.response(&self.settings.rules.versions.header());
+        let with_body = !self.connections[slot as usize].flags.head_only;
+        let response = refusal.response(&self.settings.rules.versions.header(), with_body);
         self.begin_last_answer(slot);
         self.push(slot, [&response, &[], &[]]);
         self.finish(slot);

@@ -370,8 +370,9 @@ impl Refusal {
         }
     }
 
-    /// The whole answer. `versions` is the list for `Sec-WebSocket-Version`.
-    pub fn response(&self, versions: &str) -> Vec<u8> {
+    /// The whole answer; HEAD gets its head alone. `versions` is the list for
+    /// `Sec-WebSocket-Version`.
+    pub fn response(&self, versions: &str, with_body: bool) -> Vec<u8> {
         let extra = match self {
             Self::NotGet => "Allow: GET\r\n".to_string(),
             // "include a |Sec-WebSocket-Version| header field indicating the versions the
@@ -389,7 +390,9 @@ impl Refusal {
         let connection = if extra.starts_with("Upgrade") { "Upgrade, close" } else { "close" };
         let body = format!("{self}\n");
         let mut response = response_head(self.status(), &headers, connection, body.len() as u64);
-        response.extend_from_slice(body.as_bytes());
+        if with_body {
+            response.extend_from_slice(body.as_bytes());
+        }
         response
     }
 }
@@ -640,7 +643,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_would_be_served() {
-        let answer = String::from_utf8(Refusal::UnknownVersion.response("13, 8, 7")).unwrap();
+        let answer = String::from_utf8(Refusal::UnknownVersion.response("13, 8, 7", true)).unwrap();
         assert!(answer.starts_with("HTTP/1.1 426 Upgrade Required\r\n"));
         assert!(answer.contains("\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13, 8, 7\r\n"));
     }
