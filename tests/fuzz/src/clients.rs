@@ -50,7 +50,11 @@ pub enum Asked {
 }
 
 impl Clients {
+    /// With `STEPS` in the environment every step of the kernel is printed.
     pub fn new(kernel: Kernel) -> Self {
+        if std::env::var_os("STEPS").is_some() {
+            kernel.keep_trace();
+        }
         Self { kernel, list: Vec::new(), piece_bytes_max: usize::MAX, room: vec![0; 64 * 1024] }
     }
 
@@ -101,6 +105,7 @@ impl Clients {
 
     /// Everybody says what there is room for, and hears what there is.
     pub fn pump(&mut self) {
+        self.kernel.take_trace().iter().for_each(|step| eprintln!("{step}"));
         for client in &mut self.list {
             client.pump(self.piece_bytes_max, &mut self.room);
         }
@@ -126,7 +131,10 @@ impl Client {
             b'b' if !peer::is_hixie(self.dialect) => self.say_message(Kind::Binary, script.words()),
             b'p' | b'o' if !peer::is_hixie(self.dialect) => {
                 let words = script.words();
-                self.say(&peer::frame(if order == b'p' { 0x89 } else { 0x8A }, &words[..words.len().min(125)]));
+                self.say(&peer::frame(
+                    if order == b'p' { 0x89 } else { 0x8A },
+                    &words[..words.len().min(125)],
+                ));
             }
             b'f' => {
                 self.is_good = false;

@@ -122,7 +122,8 @@ pub fn hixie(wire: &[u8], has_close: bool, limits: Limits) -> Vec<Seen> {
                 continue;
             }
             let repaired = String::from_utf8_lossy(&text).into_owned();
-            if text.len() > limits.message_bytes_max || has_ended && repaired.len() > limits.message_bytes_max {
+            if text.len() > limits.message_bytes_max || has_ended && repaired.len() > limits.message_bytes_max
+            {
                 seen.push(Seen::Violated(1009));
                 return seen;
             }

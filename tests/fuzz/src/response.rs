@@ -27,7 +27,8 @@ impl Response {
         let status = parsed.parse(head);
         assert_eq!(status, Ok(httparse::Status::Complete(head_len)), "{}", String::from_utf8_lossy(head));
         assert_eq!(parsed.version, Some(1));
-        let headers = parsed.headers.iter().map(|line| (line.name.to_string(), line.value.to_vec())).collect();
+        let headers =
+            parsed.headers.iter().map(|line| (line.name.to_string(), line.value.to_vec())).collect();
         Some(Self { status: parsed.code.expect("it is complete"), headers, head_len })
     }
 

@@ -60,7 +60,9 @@ impl Speech {
         match order {
             b'f' => self.fragments = script.number(),
             b'i' => self.with_pings = true,
-            b'l' => self.len_min = script.pick(&[1, 125, 126, 127, 1000, 16_383, 16_384, 65_535, 65_536, 70_000]),
+            b'l' => {
+                self.len_min = script.pick(&[1, 125, 126, 127, 1000, 16_383, 16_384, 65_535, 65_536, 70_000])
+            }
             b'm' => self.mask = [(); 4].map(|()| script.order().unwrap_or(0)),
             b't' => {
                 let mut text = script.text();

@@ -87,11 +87,13 @@ fn check_request(request: &Request, head: &[u8]) {
 }
 
 fn check_refusal(refusal: Refusal, rules: &Rules) {
-    let bytes = refusal.response(&rules.versions.header());
+    let bytes = refusal.response(&rules.versions.header(), true);
     let response = Response::read(&bytes).expect("a refusal is whole");
     assert_eq!(response.status, refusal.status());
     assert!((400..600).contains(&response.status), "{refusal:?}");
     assert_eq!(bytes.len(), response.head_len + response.body_len(), "{refusal:?}");
+    let head_only = refusal.response(&rules.versions.header(), false);
+    assert_eq!(head_only, bytes[..response.head_len]);
     let connection = response.header("connection").expect("what follows is named");
     assert!(connection.ends_with(b"close"), "{refusal:?}");
 }
