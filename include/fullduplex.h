@@ -249,7 +249,8 @@ typedef struct fdx_event {
     uint64_t time_us;
 } fdx_event;
 
-// Receives an event, on a thread of the library. It may call any function of the library. It
+// Receives an event, on a thread of the library. It may call any function of the library. While
+// it runs the other connections of its thread wait; over 100 ms it is a warning in the log. It
 // must return: a C++ exception, a .NET exception or a longjmp out of it ends the process.
 typedef void (*fdx_event_fn)(void *user_data,
                              fdx_server *server,
@@ -302,9 +303,10 @@ typedef struct fdx_conn_info {
     uint16_t http;
     // `FDX_CI_*`
     uint32_t flags;
-    // The peer's address, ended by NUL.
+    // The client's address, ended by NUL: what a trusted proxy says (`proxy.trusted`), or
+    // else `peer_addr`.
     char remote_addr[64];
-    // The address of the socket's other end.
+    // The address of the socket's other end; "unix" for a Unix socket.
     char peer_addr[64];
     char subprotocol[64];
 } fdx_conn_info;
@@ -576,7 +578,8 @@ fdx_status fdx_server_start(fdx_server *server, fdx_error *error);
 // Begins to stop and returns at once. [any] Listeners close; every connection is closed with
 // `code` (0: without one) and `reason`, spread over `spread_ms`; what is left after `deadline_ms`
 // is cut. Each open connection still gets its CLOSE (`FDX_CLOSED_BY_SHUTDOWN`); the last event
-// is `FDX_EV_STOPPED`. `len` may be `FDX_NTS`.
+// is `FDX_EV_STOPPED`. Who connected before is still let in, and told good-bye as the others;
+// plain requests are answered. `len` may be `FDX_NTS`.
 //
 // `FDX_OK`; `FDX_ALREADY`; `FDX_E_STATE` if it was not started; `FDX_E_INVALID_ARG` for a code
 // that can't be sent; `FDX_E_TOO_BIG` for a reason over 123 bytes; `FDX_E_UTF8`.
@@ -617,7 +620,9 @@ fdx_status fdx_server_set(fdx_server *server,
 
 // Listens at one address more while the server runs. [any] `*out_id` is its number for
 // `fdx_unlisten` and `fdx_listener_fd`, `*out_port` its port; both may be NULL. The configured
-// ones have the numbers from 0 on, in the order they were set.
+// ones have the numbers from 0 on, in the order they were set. Of "fd:N" a duplicate is taken:
+// the descriptor itself stays yours to close. The forms of an address are those of the option
+// "listen".
 //
 // `FDX_OK`; `FDX_E_CONFIG` for an address that is none; `FDX_E_STATE` before the start;
 // `FDX_E_STOPPED`; `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO`; `FDX_E_INVALID_ARG`.
@@ -640,9 +645,14 @@ fdx_status fdx_listen(fdx_server *server,
 // `server` is live.
 fdx_status fdx_unlisten(fdx_server *server, uint32_t id);
 
-// The descriptor of a listening socket, by its number: to be duplicated or passed on to the
-// process that takes over. [any] It stays the server's, and is closed by `fdx_unlisten` and when
-// the server stops.
+// The descriptor of a listening socket, by its number (the configured ones count from 0): to be
+// duplicated or passed on to the process that takes over, which listens at "fd:N". [any] It
+// stays the server's, and is closed by `fdx_unlisten` and when the server stops; the file of a
+// Unix socket stays from then on.
+//
+// A restart that refuses nobody: start the new process with the descriptor; when it listens,
+// `fdx_unlisten` in the old one, then `fdx_server_stop` with some seconds of `spread_ms`. What
+// waits to be accepted is the new one's.
 //
 // `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_INVALID_ARG`; `FDX_E_UNSUPPORTED` where sockets are no
 // descriptors.
@@ -652,7 +662,7 @@ fdx_status fdx_unlisten(fdx_server *server, uint32_t id);
 fdx_status fdx_listener_fd(fdx_server *server, uint32_t id, ptrdiff_t *out_fd);
 
 // The port of the configured listener `index`, in the order they were set: where port 0 was
-// asked for, the one it got. [any]
+// asked for, the one it got; 0 for a Unix socket. [any] Each socket that systemd passed counts.
 //
 // `FDX_OK`; `FDX_E_NOT_FOUND` past the last, or before the start; `FDX_E_INVALID_ARG`.
 //
@@ -667,7 +677,8 @@ fdx_status fdx_listener_port(fdx_server *server, uint32_t index, uint16_t *out_p
 //
 // `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE` if it was
 // decided already; `FDX_E_INVALID_ARG` for a subprotocol that was not offered, or headers that
-// are not whole lines or are the server's own; `FDX_E_UTF8`.
+// are not whole lines or are the server's own; `FDX_E_TOO_BIG` for headers over 64 KiB;
+// `FDX_E_UTF8`.
 //
 // Required:
 // `server` is live; `subprotocol` is null or ends with NUL; `headers` has `len` bytes.
@@ -680,7 +691,8 @@ fdx_status fdx_accept(fdx_server *server,
 // Refuses a handshake with an HTTP status (300 to 599), headers and a body. [any] As
 // `fdx_accept`; no event follows. Both lengths may be `FDX_NTS`.
 //
-// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
+// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_TOO_BIG`; `FDX_E_UTF8`;
+// `FDX_E_NOMEM` for the body: nothing is decided then.
 //
 // Required:
 // `server` is live; `headers` has `hlen` bytes and `body` `blen`.
@@ -697,7 +709,8 @@ fdx_status fdx_reject(fdx_server *server,
 // server; a HEAD request gets no body. The client may ask again on the same connection, which
 // is another request under another number. Both lengths may be `FDX_NTS`.
 //
-// `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
+// `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE`;
+// `FDX_E_INVALID_ARG`; `FDX_E_TOO_BIG`; `FDX_E_UTF8`; `FDX_E_NOMEM`: as `fdx_reject`.
 //
 // Required:
 // `server` is live; `headers` has `hlen` bytes and `body` `blen`.

@@ -10,10 +10,12 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::id::SHARDS_MAX;
+use crate::protocol::forwarded::ForwardedHeaders;
 use crate::protocol::handshake::{Origins, Rules};
+use crate::protocol::proxy::ProxyVersions;
 pub use crate::protocol::trusted::Trusted;
 use crate::protocol::{Dialect, Versions};
-pub use value::{ListenAddress, Rate};
+pub use value::{ListenAddress, ListenPlace, Rate, StaticFiles};
 use value::{at_least, list, more_than_zero, not_zero, path, rate, size, time};
 
 /// What the embedder has set, as text and as values.
@@ -36,6 +38,8 @@ pub struct Settings {
     pub send: SendLimits,
     pub timeouts: Timeouts,
     pub http: HttpPages,
+    pub files: Vec<StaticFiles>,
+    pub proxies: Proxies,
 }
 
 /// How many, and how fast. `None`: no limit.
@@ -69,6 +73,16 @@ pub enum WhenFull {
 pub struct HttpPages {
     pub health: String,
     pub metrics: String,
+}
+
+/// Who may say whose connection it is, and how.
+#[derive(Clone, Debug)]
+pub struct Proxies {
+    pub trusted: Trusted,
+    /// The PROXY protocol, before everything else.
+    pub versions: ProxyVersions,
+    /// Headers of the request.
+    pub forwarded: ForwardedHeaders,
 }
 
 #[derive(Clone, Debug)]
@@ -149,6 +163,12 @@ impl Config {
                 ping_timeout: None,
             },
             http: HttpPages::default(),
+            files: Vec::new(),
+            proxies: Proxies {
+                trusted: Trusted::default(),
+                versions: ProxyVersions::Off,
+                forwarded: ForwardedHeaders::Off,
+            },
         };
         for option in &OPTIONS {
             (option.set)(&mut settings, option.default).expect("a default is a good value, as a test shows");
@@ -164,6 +184,12 @@ impl Config {
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
         let option = find(key)?;
         let value = value.trim();
+        if value.len() > TEXT_BYTES_MAX {
+            return Err(ConfigError(format!(
+                "{key} = {}…: more than {TEXT_BYTES_MAX} bytes",
+                beginning(value)
+            )));
+        }
         (option.set)(&mut self.settings, value)
             .map_err(|why| ConfigError(format!("{key} = {value}: {why}")))?;
         let text = self.texts.entry(option.name).or_default();
@@ -213,29 +239,39 @@ impl Default for Config {
     }
 }
 
+/// As much of a text as a message shows.
+fn beginning(text: &str) -> String {
+    text.chars().take(60).collect()
+}
+
 fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
     OPTIONS.iter().find(|option| option.name == key).ok_or_else(|| {
+        let shown = beginning(key);
         let nearest = OPTIONS
             .iter()
             .max_by(|a, b| {
-                let likeness = |option: &OptionSpec| strsim::jaro_winkler(option.name, key);
+                let likeness = |option: &OptionSpec| strsim::jaro_winkler(option.name, &shown);
                 likeness(a).total_cmp(&likeness(b))
             })
             .expect("the table has rows");
-        let shown: String = key.chars().take(60).collect();
         ConfigError(format!("unknown option \"{shown}\"; the nearest is \"{}\"", nearest.name))
     })
 }
 
+/// The longest value of an option, address to listen at, or pattern of a route.
+pub const TEXT_BYTES_MAX: usize = 64 * 1024;
+
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 26] = [
+pub static OPTIONS: [OptionSpec; 30] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
         default: "",
         live: false,
-        help: "Where to listen: :8080 (every interface, IPv4 and IPv6), 127.0.0.1:0 (any free port), [::1]:8080. \
-               Setting it again adds an address; an empty value takes all back.",
+        help: "Where to listen: :8080 (every interface, IPv4 and IPv6), 127.0.0.1:0 (any free port), [::1]:8080, \
+               unix:/run/x.sock?mode=660, unix:@name (abstract), fd:3 (a socket that listens already), systemd or \
+               systemd:NAME (the sockets it passed). Setting it again adds an address; an empty value takes all \
+               back.",
         set: |settings, value| {
             if value.is_empty() {
                 settings.listen.clear();
@@ -519,6 +555,58 @@ pub static OPTIONS: [OptionSpec; 26] = [
         help: "Answer GET on this path, like /metrics, with the server's sums as OpenMetrics text. Empty: nowhere.",
         set: |settings, value| put(&mut settings.http.metrics, path(value)),
     },
+    OptionSpec {
+        name: "http.static",
+        kind: "list of /prefix/=directory",
+        default: "",
+        live: false,
+        help: "Serve the files of directories, like /=public or /assets/=/srv/www, where no route answers. No \
+               dot-files, no listings, nothing outside.",
+        set: |settings, value| put(&mut settings.files, StaticFiles::parse_list(value)),
+    },
+    OptionSpec {
+        name: "proxy.trusted",
+        kind: "list",
+        default: "",
+        live: true,
+        help: "Networks and addresses of proxies whose word counts, like 10.0.0.0/8, ::1, and unix for the \
+               clients of a Unix socket. Nobody else's does.",
+        set: |settings, value| put(&mut settings.proxies.trusted, value.parse()),
+    },
+    OptionSpec {
+        name: "proxy.protocol",
+        kind: "off | v1 | v2 | any",
+        default: "off",
+        live: true,
+        help: "Connections from proxy.trusted begin with this version of the PROXY protocol, or are cut.",
+        set: |settings, value| {
+            settings.proxies.versions = match value {
+                "off" => ProxyVersions::Off,
+                "v1" => ProxyVersions::V1,
+                "v2" => ProxyVersions::V2,
+                "any" => ProxyVersions::Any,
+                _ => return Err("expected off, v1, v2 or any".to_string()),
+            };
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "forwarded.headers",
+        kind: "off | x-forwarded-for | forwarded",
+        default: "off",
+        live: true,
+        help: "The header in which proxy.trusted name the client. It is read from its end, up to the first \
+               address that is not trusted.",
+        set: |settings, value| {
+            settings.proxies.forwarded = match value {
+                "off" => ForwardedHeaders::Off,
+                "x-forwarded-for" => ForwardedHeaders::XForwardedFor,
+                "forwarded" => ForwardedHeaders::Forwarded,
+                _ => return Err("expected off, x-forwarded-for or forwarded".to_string()),
+            };
+            Ok(())
+        },
+    },
 ];
 
 fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
@@ -584,12 +672,7 @@ mod tests {
         assert_eq!(config.get("listen").unwrap(), "127.0.0.1:0, [::1]:8080");
         assert_eq!(config.settings().listen.len(), 2);
         config.set("listen", ":9990").unwrap();
-        assert!(config.settings().listen[2].dual_stack);
-        for bad in
-            ["9990", "1.2.3.4", "[::1]", ":port", "127.0.0.1:70000", "unix:/run/x", "127.0.0.1:1?tls=1"]
-        {
-            assert!(config.set("listen", bad).is_err(), "{bad:?}");
-        }
+        assert_eq!(config.settings().listen.len(), 3);
         config.set("listen", "").unwrap();
         assert!(config.settings().listen.is_empty());
     }

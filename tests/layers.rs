@@ -17,7 +17,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
 ];
 
 /// What the engine knows of drivers: the contract, and the outbox whose slices it hands them.
-const DRIVER_CONTRACT: [&str; 4] = ["Accepted", "Completion", "Driver", "outbox"];
+const DRIVER_CONTRACT: [&str; 5] = ["Accepted", "Completion", "Driver", "Endpoint", "outbox"];
 
 #[test]
 fn no_layer_uses_one_above_it() {

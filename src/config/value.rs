@@ -1,6 +1,7 @@
-//! What the text of an option can be: sizes, times, rates, lists, addresses.
+//! What the text of an option can be: sizes, times, rates, lists, addresses, directories.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,9 +10,22 @@ use std::time::Duration;
 pub struct ListenAddress {
     /// As the embedder wrote it.
     pub text: String,
-    pub address: SocketAddr,
-    /// IPv4 as well, through the same IPv6 socket: an address without a host.
-    pub dual_stack: bool,
+    pub place: ListenPlace,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ListenPlace {
+    Internet {
+        address: SocketAddr,
+        /// IPv4 as well, through the same IPv6 socket: an address without a host.
+        dual_stack: bool,
+    },
+    /// A file, or with a NUL first a name of Linux's own.
+    Unix { path: PathBuf, mode: Option<u32> },
+    /// A socket that the process was given, by its number.
+    Descriptor(i32),
+    /// The sockets that systemd has passed: all, or those of one name.
+    Systemd { name: Option<String> },
 }
 
 /// So many in a time, and so many at once.
@@ -20,6 +34,14 @@ pub struct Rate {
     count: u64,
     interval_ns: u64,
     pub burst: u64,
+}
+
+/// A directory whose files are served under a prefix of the path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StaticFiles {
+    /// Begins and ends with a slash.
+    pub prefix: String,
+    pub directory: PathBuf,
 }
 
 impl Rate {
@@ -122,25 +144,89 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        for (scheme, what) in [("unix:", "Unix sockets"), ("fd:", "inherited descriptors")] {
-            if text.starts_with(scheme) {
-                return Err(format!("{what} are not in this version"));
+        let (place, parameters) = text.split_once('?').unwrap_or((text, ""));
+        let mut mode = None;
+        for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+            match parameter.split_once('=') {
+                Some(("mode", digits)) if place.starts_with("unix:") => {
+                    let bits = u32::from_str_radix(digits, 8).ok().filter(|&bits| bits <= 0o777);
+                    mode = Some(bits.ok_or("expected a mode like 660")?);
+                }
+                _ => return Err(format!("unknown parameter \"{parameter}\"")),
             }
         }
-        if let Some((_, parameters)) = text.split_once('?') {
-            return Err(format!("unknown parameter \"{parameters}\""));
+        Ok(Self { text: text.to_string(), place: ListenPlace::parse(place, mode)? })
+    }
+}
+
+impl ListenPlace {
+    fn parse(text: &str, mode: Option<u32>) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() {
+                return Err(
+                    "expected a path, like unix:/run/name.sock, or a name, like unix:@name".to_string()
+                );
+            }
+            if path.starts_with('@') && mode.is_some() {
+                return Err("an abstract name has no mode".to_string());
+            }
+            let path = path.strip_prefix('@').map_or(path.into(), |name| format!("\0{name}").into());
+            return Ok(Self::Unix { path, mode });
+        }
+        if let Some(number) = text.strip_prefix("fd:") {
+            let number = number.parse::<i32>().ok().filter(|&number| number >= 0);
+            return Ok(Self::Descriptor(number.ok_or("expected a descriptor like fd:3")?));
+        }
+        if text == "systemd" {
+            return Ok(Self::Systemd { name: None });
+        }
+        if let Some(name) = text.strip_prefix("systemd:").filter(|name| !name.is_empty()) {
+            return Ok(Self::Systemd { name: Some(name.to_string()) });
         }
         if let Some(port) = text.strip_prefix(':') {
             let port = port.parse().map_err(|_| "expected a port after the colon".to_string())?;
             let address = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
-            return Ok(Self { text: text.to_string(), address, dual_stack: true });
+            return Ok(Self::Internet { address, dual_stack: true });
         }
         let address = text
             .to_socket_addrs()
             .map_err(|_| "expected an address like :8080, 127.0.0.1:8080 or [::1]:8080".to_string())?
             .next()
             .ok_or_else(|| "this name has no address".to_string())?;
-        Ok(Self { text: text.to_string(), address, dual_stack: false })
+        Ok(Self::Internet { address, dual_stack: false })
+    }
+}
+
+impl FromStr for StaticFiles {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (prefix, directory) = text
+            .split_once('=')
+            .ok_or("expected a path and a directory, like /=public or /assets/=/srv/www")?;
+        let (prefix, directory) = (path(prefix.trim())?, directory.trim());
+        if !prefix.starts_with('/') || !prefix.ends_with('/') {
+            return Err("the path must begin and end with a slash, like / or /assets/".to_string());
+        }
+        if prefix.contains("//") || prefix.contains(['\\', '#']) {
+            return Err("the path must not hold //, # or a backslash".to_string());
+        }
+        if directory.is_empty() {
+            return Err(format!("expected a directory after {prefix}="));
+        }
+        Ok(Self { prefix, directory: directory.into() })
+    }
+}
+
+impl StaticFiles {
+    /// Several, between commas. The longest prefix comes first: it is the most specific.
+    pub fn parse_list(value: &str) -> Result<Vec<Self>, String> {
+        let mut all: Vec<Self> = list(value).iter().map(|one| one.parse()).collect::<Result<_, _>>()?;
+        all.sort_by(|a, b| b.prefix.len().cmp(&a.prefix.len()).then_with(|| a.prefix.cmp(&b.prefix)));
+        match all.windows(2).find(|pair| pair[0].prefix == pair[1].prefix) {
+            Some(pair) => Err(format!("{} has two directories", pair[0].prefix)),
+            None => Ok(all),
+        }
     }
 }
 
@@ -171,6 +257,72 @@ mod tests {
         assert_eq!(rate("0"), Ok(None));
         for bad in ["", "100", "100/d", "/s", "0/s", "10/s burst", "10/s burst 0", "10/s bursts 2", "-1/s"] {
             assert!(rate(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_to_listen_is_an_address_a_path_or_a_socket_that_was_passed() {
+        let place = |text: &str| text.parse::<ListenAddress>().map(|listen| listen.place);
+        assert!(matches!(place("[::1]:80"), Ok(ListenPlace::Internet { dual_stack: false, .. })));
+        assert!(matches!(place(":80"), Ok(ListenPlace::Internet { dual_stack: true, .. })));
+        let unix = |path: &str, mode| Ok(ListenPlace::Unix { path: path.into(), mode });
+        assert_eq!(place("unix:/run/x"), unix("/run/x", None));
+        assert_eq!(place("unix:x.sock?mode=660"), unix("x.sock", Some(0o660)));
+        assert_eq!(place("unix:@name"), unix("\0name", None));
+        assert_eq!(place("fd:3"), Ok(ListenPlace::Descriptor(3)));
+        assert_eq!(place("systemd:web"), Ok(ListenPlace::Systemd { name: Some("web".to_string()) }));
+        for bad in [
+            "9990",
+            "1.2.3.4",
+            "[::1]",
+            ":port",
+            "127.0.0.1:70000",
+            "127.0.0.1:1?tls=1",
+            "127.0.0.1:1?mode=660",
+            "unix:",
+            "unix:/x?mode=1777",
+            "unix:/x?mode=rw",
+            "unix:@x?mode=660",
+            "unix:/x?mode",
+            "unix:/x?tls=1",
+            "fd:",
+            "fd:-1",
+            "fd:x",
+            "fd:3?mode=660",
+            "systemd:",
+        ] {
+            assert!(place(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn directories_have_a_prefix_and_the_longest_is_looked_at_first() {
+        let parsed = StaticFiles::parse_list("/=public, /assets/ = /srv/a=b").unwrap();
+        let files = |prefix: &str, directory: &str| StaticFiles {
+            prefix: prefix.to_string(),
+            directory: directory.into(),
+        };
+        assert_eq!(parsed, [files("/assets/", "/srv/a=b"), files("/", "public")]);
+        assert_eq!(StaticFiles::parse_list(""), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_wrong_directory_or_prefix_is_told_what_was_expected() {
+        for (bad, hint) in [
+            ("public", "like /=public"),
+            ("/=a,b", "like /=public"),
+            ("=public", "begin and end with a slash"),
+            ("/assets=public", "begin and end with a slash"),
+            ("assets/=public", "expected a path"),
+            ("/a?b/=public", "expected a path"),
+            ("/a b/=public", "expected a path"),
+            ("//evil.example/=public", "must not hold //"),
+            ("/a\\/=public", "backslash"),
+            ("/=", "a directory after /="),
+            ("/a/=b, /=c, /a/=d", "/a/ has two directories"),
+        ] {
+            let why = StaticFiles::parse_list(bad).unwrap_err();
+            assert!(why.contains(hint), "{bad:?}: {why}");
         }
     }
 }

@@ -5,16 +5,20 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mio::event::Source;
 use mio::net::{TcpListener, TcpStream};
+#[cfg(unix)]
+use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use once_cell::sync::Lazy;
 use socket2::SockRef;
 
-use super::{Accepted, Batch, Completion, Driver, Wake};
+use super::listen::ListenSocket;
+use super::{Accepted, Batch, Completion, Driver, Endpoint, Wake};
 use crate::buffer::Buffer;
 use crate::id::{Slot, Time};
 
@@ -36,13 +40,26 @@ pub struct MioDriver {
 
 struct Listener {
     id: u32,
-    socket: TcpListener,
-    local: SocketAddr,
+    socket: MioListener,
+    local: Endpoint,
     is_ready: bool,
 }
 
+enum MioListener {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+/// A connection of any family.
+pub enum Stream {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     lent: Option<Box<Lent>>,
     /// The engine wants to read.
     reading: bool,
@@ -161,7 +178,7 @@ impl MioDriver {
         }
     }
 
-    fn accept(&mut self, now: Time, batch: &mut Batch<TcpStream>) {
+    fn accept(&mut self, now: Time, batch: &mut Batch<Stream>) {
         if now < self.accept_after {
             return;
         }
@@ -169,8 +186,6 @@ impl MioDriver {
             while listener.is_ready && batch.accepted.len() < ACCEPTS_MAX {
                 match listener.socket.accept() {
                     Ok((socket, peer)) => {
-                        // Without it a peer waits 40 ms for the second of two small messages.
-                        let _ = socket.set_nodelay(true);
                         batch.accepted.push(Accepted { socket, peer, local: listener.local });
                     }
                     Err(error) => match error.kind() {
@@ -195,13 +210,13 @@ impl MioDriver {
 }
 
 impl Driver for MioDriver {
-    type Socket = TcpStream;
+    type Socket = Stream;
 
     fn now(&self) -> Time {
         self.now
     }
 
-    fn wait(&mut self, until: Time, batch: &mut Batch<TcpStream>) -> io::Result<()> {
+    fn wait(&mut self, until: Time, batch: &mut Batch<Stream>) -> io::Result<()> {
         batch.completions.clear();
         let any_listener = self.listeners.iter().flatten().any(|listener| listener.is_ready);
         let mut until = until;
@@ -235,9 +250,9 @@ impl Driver for MioDriver {
         self.waker.clone()
     }
 
-    fn adopt(&mut self, slot: Slot, mut stream: TcpStream) -> io::Result<()> {
+    fn adopt(&mut self, slot: Slot, mut stream: Stream) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut stream, Token(slot as usize), interest)?;
+        self.poll.registry().register(stream.source(), Token(slot as usize), interest)?;
         let index = slot as usize;
         if index >= self.connections.len() {
             self.connections.resize_with(index + 1, || None);
@@ -261,7 +276,7 @@ impl Driver for MioDriver {
         let sent = match chunks {
             // std sends with MSG_NOSIGNAL, too, but only a single slice.
             [chunk] => connection.stream.write(chunk),
-            _ => SockRef::from(&connection.stream).send_vectored_with_flags(chunks, SEND_FLAGS),
+            _ => connection.stream.sock().send_vectored_with_flags(chunks, SEND_FLAGS),
         };
         let offered = || chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
         connection.sending = match &sent {
@@ -287,30 +302,36 @@ impl Driver for MioDriver {
     fn finish(&mut self, slot: Slot) {
         if let Some(connection) = self.connection(slot) {
             // A peer that is gone already needs no FIN.
-            let _ = connection.stream.shutdown(Shutdown::Write);
+            let _ = connection.stream.sock().shutdown(Shutdown::Write);
         }
     }
 
     fn close(&mut self, slot: Slot, reset: bool) -> Option<Buffer> {
         let mut connection = self.connections.get_mut(slot as usize)?.take()?;
         // A forked child may hold the descriptor open; the kernel would go on reporting it.
-        let _ = self.poll.registry().deregister(&mut connection.stream);
+        let _ = self.poll.registry().deregister(connection.stream.source());
         if reset {
-            let _ = SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO));
+            let _ = connection.stream.sock().set_linger(Some(Duration::ZERO));
         }
         connection.lent.map(|lent| lent.buffer)
     }
 
-    fn listen(&mut self, id: u32, socket: std::net::TcpListener) -> io::Result<()> {
-        let local = socket.local_addr()?;
-        let mut socket = TcpListener::from_std(socket);
+    fn listen(&mut self, id: u32, socket: ListenSocket) -> io::Result<()> {
+        let (mut socket, local) = match socket {
+            ListenSocket::Tcp(socket) => {
+                let local = Endpoint::Internet(socket.local_addr()?);
+                (MioListener::Tcp(TcpListener::from_std(socket)), local)
+            }
+            #[cfg(unix)]
+            ListenSocket::Unix(socket) => (MioListener::Unix(UnixListener::from_std(socket)), Endpoint::Unix),
+        };
         let free = self.listeners.iter().position(Option::is_none);
         let place = free.unwrap_or_else(|| {
             self.listeners.push(None);
             self.listeners.len() - 1
         });
         let token = Token(FIRST_LISTENER.0 - place);
-        self.poll.registry().register(&mut socket, token, Interest::READABLE)?;
+        self.poll.registry().register(socket.source(), token, Interest::READABLE)?;
         self.listeners[place] = Some(Listener { id, socket, local, is_ready: true });
         Ok(())
     }
@@ -318,14 +339,74 @@ impl Driver for MioDriver {
     fn unlisten(&mut self, id: u32) {
         for place in &mut self.listeners {
             if let Some(mut listener) = place.take_if(|listener| listener.id == id) {
-                let _ = self.poll.registry().deregister(&mut listener.socket);
+                let _ = self.poll.registry().deregister(listener.socket.source());
             }
         }
     }
 
     fn stop_listening(&mut self) {
         for mut listener in self.listeners.drain(..).flatten() {
-            let _ = self.poll.registry().deregister(&mut listener.socket);
+            let _ = self.poll.registry().deregister(listener.socket.source());
+        }
+    }
+}
+
+impl MioListener {
+    fn accept(&self) -> io::Result<(Stream, Endpoint)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, peer) = socket.accept()?;
+                // Without it a peer waits 40 ms for the second of two small messages.
+                let _ = stream.set_nodelay(true);
+                Ok((Stream::Tcp(stream), Endpoint::Internet(peer)))
+            }
+            #[cfg(unix)]
+            Self::Unix(socket) => Ok((Stream::Unix(socket.accept()?.0), Endpoint::Unix)),
+        }
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::Tcp(socket) => socket,
+            #[cfg(unix)]
+            Self::Unix(socket) => socket,
+        }
+    }
+}
+
+impl Stream {
+    #[inline]
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(room),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.read(room),
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            // std sends with MSG_NOSIGNAL only to TCP.
+            #[cfg(unix)]
+            Self::Unix(stream) => SockRef::from(&*stream).send_with_flags(bytes, SEND_FLAGS),
+        }
+    }
+
+    fn sock(&self) -> SockRef<'_> {
+        match self {
+            Self::Tcp(stream) => stream.into(),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.into(),
+        }
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::Tcp(stream) => stream,
+            #[cfg(unix)]
+            Self::Unix(stream) => stream,
         }
     }
 }

@@ -9,10 +9,12 @@ pub mod mio;
 pub mod outbox;
 pub mod sim;
 
+use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use self::listen::ListenSocket;
 use crate::buffer::Buffer;
 use crate::id::{Slot, Time};
 
@@ -53,7 +55,7 @@ pub trait Driver {
     fn close(&mut self, slot: Slot, reset: bool) -> Option<Buffer>;
 
     /// Accepts connections from this socket, too, under a number of the server's choice.
-    fn listen(&mut self, id: u32, socket: TcpListener) -> io::Result<()>;
+    fn listen(&mut self, id: u32, socket: ListenSocket) -> io::Result<()>;
 
     /// Ends listening at one socket. Connections accepted from it go on.
     fn unlisten(&mut self, id: u32);
@@ -106,6 +108,42 @@ pub enum Completion {
 /// A new connection.
 pub struct Accepted<S> {
     pub socket: S,
-    pub peer: SocketAddr,
-    pub local: SocketAddr,
+    pub peer: Endpoint,
+    pub local: Endpoint,
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Endpoint {
+    Internet(SocketAddr),
+    /// A Unix socket: whoever is there has no address.
+    Unix,
+}
+
+impl Endpoint {
+    /// IPv4 in IPv6's clothes is told as IPv4.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Internet(address) => Some(address.ip().to_canonical()),
+            Self::Unix => None,
+        }
+    }
+
+    /// 0: none, or not known.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Internet(address) => address.port(),
+            Self::Unix => 0,
+        }
+    }
+}
+
+/// Without the port.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip() {
+            Some(ip) => write!(f, "{ip}"),
+            None => f.write_str("unix"),
+        }
+    }
 }

@@ -77,6 +77,7 @@ impl Outbox {
             }
             last => {
                 let goes_on = matches!(last, Some(Chunk::Own(_)));
+                self.chunks.try_reserve(1)?;
                 let mut chunk = spares.chunk(len, goes_on)?;
                 parts.iter().for_each(|part| chunk.extend_from_slice(part));
                 self.chunks.push_back(Chunk::Own(chunk));
@@ -87,16 +88,20 @@ impl Outbox {
     }
 
     /// Queues part of a shared buffer without copying it.
-    pub fn push_shared(&mut self, buffer: Arc<Buffer>, range: Range<usize>) {
+    pub fn push_shared(&mut self, buffer: Arc<Buffer>, range: Range<usize>) -> Result<(), TryReserveError> {
+        self.chunks.try_reserve(1)?;
         self.bytes += range.len();
         self.chunks.push_back(Chunk::Shared { buffer, range });
+        Ok(())
     }
 
     /// Queues part of the turn's arena without copying it. [`Outbox::settle`] must follow
     /// before the arena changes.
-    pub fn push_lent(&mut self, range: Range<usize>) {
+    pub fn push_lent(&mut self, range: Range<usize>) -> Result<(), TryReserveError> {
+        self.chunks.try_reserve(1)?;
         self.bytes += range.len();
         self.chunks.push_back(Chunk::Lent(range));
+        Ok(())
     }
 
     /// Gives the front of the queue to `send`.
@@ -212,13 +217,9 @@ impl Spares {
         let (spares, capacity) = match len {
             0..=SMALL_CHUNK_BYTES if !goes_on => (&mut self.small_chunks, SMALL_CHUNK_BYTES),
             0..=LARGE_CHUNK_BYTES => (&mut self.large_chunks, LARGE_CHUNK_BYTES),
-            _ => {
-                let mut chunk = Vec::new();
-                chunk.try_reserve_exact(len)?;
-                return Ok(chunk);
-            }
+            _ => return fresh_chunk(len),
         };
-        Ok(spares.pop().unwrap_or_else(|| Vec::with_capacity(capacity)))
+        spares.pop().map_or_else(|| fresh_chunk(capacity), Ok)
     }
 
     #[inline]
@@ -233,6 +234,12 @@ impl Spares {
             spares.push(chunk);
         }
     }
+}
+
+fn fresh_chunk(capacity: usize) -> Result<Vec<u8>, TryReserveError> {
+    let mut chunk = Vec::new();
+    chunk.try_reserve_exact(capacity)?;
+    Ok(chunk)
 }
 
 /// One `sendmsg` takes at most so many slices; more go with the next.
@@ -273,9 +280,9 @@ mod tests {
         for step in [1, 2, 3, 7, 1000] {
             let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
             outbox.push([b"one ", b"", b""], &mut spares).unwrap();
-            outbox.push_lent(4..9);
+            outbox.push_lent(4..9).unwrap();
             outbox.push([b" two ", b"", b""], &mut spares).unwrap();
-            outbox.push_shared(Arc::new(Buffer::from(b"xsharedx".to_vec())), 1..7);
+            outbox.push_shared(Arc::new(Buffer::from(b"xsharedx".to_vec())), 1..7).unwrap();
             outbox.push([b" three", b"", b""], &mut spares).unwrap();
             assert_eq!(outbox.bytes(), 26);
             assert_eq!(drain(&mut outbox, arena, step, &mut spares).0, b"one arena two shared three");
@@ -295,7 +302,7 @@ mod tests {
     #[test]
     fn what_the_kernel_did_not_take_survives_the_arena() {
         let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
-        outbox.push_lent(0..5);
+        outbox.push_lent(0..5).unwrap();
         outbox.advance(2, &mut spares);
         outbox.settle(b"hello").unwrap();
         assert_eq!(drain(&mut outbox, b"XXXXX", 1, &mut spares).0, b"llo");
@@ -306,7 +313,7 @@ mod tests {
         let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
         let buffer = Arc::new(Buffer::from(vec![7; 3]));
         for _ in 0..2 * SLICES_MAX {
-            outbox.push_shared(buffer.clone(), 0..3);
+            outbox.push_shared(buffer.clone(), 0..3).unwrap();
         }
         assert_eq!(drain(&mut outbox, &[], usize::MAX, &mut spares), (vec![7; 6 * SLICES_MAX], 2));
     }

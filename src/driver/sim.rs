@@ -12,7 +12,8 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Accepted, Batch, Completion, Driver, Wake};
+use super::listen::ListenSocket;
+use super::{Accepted, Batch, Completion, Driver, Endpoint, Wake};
 use crate::buffer::Buffer;
 use crate::id::{Slot, Time};
 
@@ -476,7 +477,7 @@ impl Driver for SimDriver {
         Some(buffer)
     }
 
-    fn listen(&mut self, _: u32, _: std::net::TcpListener) -> io::Result<()> {
+    fn listen(&mut self, _: u32, _: ListenSocket) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -511,8 +512,8 @@ impl SimDriver {
             state.connections[connection].server = Server::Accepted;
             batch.accepted.push(Accepted {
                 socket: SimSocket { kernel: self.kernel.clone(), connection, is_adopted: false },
-                peer: address_of(connection as u32),
-                local: SocketAddr::from(([203, 0, 113, 1], 80)),
+                peer: Endpoint::Internet(address_of(connection as u32)),
+                local: Endpoint::Internet(SocketAddr::from(([203, 0, 113, 1], 80))),
             });
         }
         true

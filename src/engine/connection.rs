@@ -1,7 +1,9 @@
 //! One connection as its shard keeps it.
 
+use std::net::SocketAddr;
+
 use super::event::ClosedBy;
-use super::limits::{Entered, Spoken};
+use super::limits::Spoken;
 use super::plain::Download;
 use crate::driver::outbox::Outbox;
 use crate::id::{ConnId, Time};
@@ -26,8 +28,6 @@ pub struct Connection {
     /// When our first Ping went out that was not answered yet; `Time::NEVER`: none.
     pub pinged_at: Time,
     pub rare: Option<Box<Rare>>,
-    /// How the gate has counted it, if it let it in.
-    pub entered: Option<Entered>,
     pub route: u32,
     pub flags: Flags,
 }
@@ -39,6 +39,9 @@ pub struct Rare {
     pub spoken: Spoken,
     /// What is still to be read of the reply's body.
     pub download: Option<Download>,
+    /// The client, as the PROXY protocol has said, and for this request as its head says.
+    pub announced: Option<SocketAddr>,
+    pub forwarded: Option<SocketAddr>,
 }
 
 /// Where a connection stands towards its peer.
@@ -96,6 +99,10 @@ pub struct Flags {
     pub head_only: bool,
     /// After the reply to this request there may be another.
     pub keeps_alive: bool,
+    /// The gate has let it in…
+    pub entered: bool,
+    /// … and counted it under its client's address.
+    pub counted: bool,
     /// A panic of ours hit it once.
     pub faulted: bool,
     /// The table keeps a request or a subprotocol for it.
@@ -129,7 +136,6 @@ impl Connection {
             ping_due: Time::NEVER,
             pinged_at: Time::NEVER,
             rare: None,
-            entered: None,
             route: 0,
             flags: Flags::default(),
         }

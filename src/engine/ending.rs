@@ -16,7 +16,6 @@ use crate::driver::Driver;
 use crate::id::{ConnId, Slot, Time};
 use crate::protocol::Dialect;
 use crate::protocol::close::{CloseCode, CloseFrame, Violation};
-use crate::protocol::http::Refusal;
 
 impl Engine {
     pub(super) fn violated(&mut self, slot: Slot, violation: Violation) {
@@ -172,7 +171,6 @@ impl Engine {
         if let Some(outbox) = connection.outbox.take() {
             self.spares.keep_outbox(outbox);
         }
-        connection.rare = None;
         connection.protocol.refuse();
         self.change_stage(slot, Stage::Ended);
         self.timers.cancel(slot);
@@ -186,13 +184,15 @@ impl Engine {
         if connection.stage != Stage::Ended || !is_told {
             return;
         }
+        self.uncount_client(slot);
+        let connection = &mut self.connections[slot as usize];
         let last = std::mem::replace(connection, Connection::vacant());
         connection.id = last.id;
         self.discarded.extend(last.data.release);
         self.entry(slot).set_life(last.id.generation(), Life::None);
-        match last.entered {
-            Some(entered) => self.gate.leave(self.entry(slot).peer().ip(), entered),
-            None => self.refused_at_gate -= 1,
+        match last.flags.entered {
+            true => self.gate.leave(),
+            false => self.refused_at_gate -= 1,
         }
         if last.flags.has_side {
             self.table.forget_side(slot);
@@ -211,11 +211,9 @@ impl Engine {
         let mut pending = VecDeque::new();
         for slot in slots {
             let connection = &self.connections[slot as usize];
-            match connection.stage {
-                Stage::Open => pending.push_back((Time::NEVER, connection.id)),
-                Stage::Deciding(Some(_)) => self.refuse(slot, Refusal::Stopping),
-                // Plain requests are still answered.
-                _ => {}
+            // The others may still ask, and are answered.
+            if connection.stage == Stage::Open {
+                pending.push_back((Time::NEVER, connection.id));
             }
         }
         let count = pending.len().max(1) as u32;
@@ -223,20 +221,15 @@ impl Engine {
             *at = self.now.after(spread * index / count);
         }
         let deadline = self.now.after(deadline);
-        self.stopping = Some(Stopping { frame, deadline, pending, spoke_in: self.turns });
+        let asking_until = Time::NEVER;
+        self.stopping = Some(Stopping { frame, deadline, pending, asking_until, spoke_in: self.turns });
         self.say_good_byes();
     }
 
     pub(super) fn say_good_byes(&mut self) {
-        if self.stopping.is_some() && self.live == self.asking {
-            // Nobody waits for clients that may never ask for anything.
-            for slot in 0..self.connections.len() as Slot {
-                if self.connections[slot as usize].stage == Stage::Handshake {
-                    self.set_stage(slot, Stage::Gone { reset: false });
-                }
-            }
-        }
+        let asking_until = self.leave_askers();
         let Some(stopping) = &mut self.stopping else { return };
+        stopping.asking_until = asking_until;
         let frame = stopping.frame;
         // The deadline waits for the turn after the last good-bye: it shall be flushed.
         let is_over = self.now >= stopping.deadline && stopping.spoke_in < self.turns;
@@ -258,6 +251,28 @@ impl Engine {
             }
         }
     }
+
+    /// A stop does not wait for clients that may never ask for anything; only who has just come
+    /// still has a moment. Returns when that is over.
+    fn leave_askers(&mut self) -> Time {
+        let mut last = Time::NEVER;
+        if self.stopping.is_none() || self.asking == 0 || self.live > self.asking {
+            return last;
+        }
+        let handshake = self.settings.timeouts.handshake;
+        for slot in 0..self.connections.len() as Slot {
+            let connection = &self.connections[slot as usize];
+            if connection.stage != Stage::Handshake {
+                continue;
+            }
+            let until = connection.deadline.before(handshake).after(ASKING_TIME_STOPPING);
+            match until <= self.now {
+                true => self.set_stage(slot, Stage::Gone { reset: false }),
+                false => last = last.min(until),
+            }
+        }
+        last
+    }
 }
 
 /// How a connection ends once its events are delivered.
@@ -273,11 +288,14 @@ pub(super) struct Stopping {
     pub(super) deadline: Time,
     /// Open connections in the order of their good-bye.
     pub(super) pending: VecDeque<(Time, ConnId)>,
+    /// When those must have asked who have just come.
+    pub(super) asking_until: Time,
     /// The turn of the last good-bye.
     pub(super) spoke_in: u64,
 }
 
 /// What a peer may still send after our last word before it gets an RST.
 pub(super) const LINGER_BYTES_MAX: u32 = 64 * 1024;
+const ASKING_TIME_STOPPING: Duration = Duration::from_millis(500);
 const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 const LINGER_TIME_STOPPING: Duration = Duration::from_millis(100);

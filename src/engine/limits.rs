@@ -20,12 +20,6 @@ pub struct Gate {
     addresses: Mutex<HashMap<IpAddr, Address>>,
 }
 
-/// How a connection was counted: options may have changed when it leaves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Entered {
-    by_address: bool,
-}
-
 #[derive(Default)]
 struct Address {
     connections: usize,
@@ -34,21 +28,22 @@ struct Address {
 
 impl Gate {
     /// One connection more, or the reason why not. Who got in must [`Gate::leave`].
-    pub fn enter(&self, ip: IpAddr, limits: &Limits, now: Time) -> Result<Entered, Refusal> {
-        if self.connections.fetch_add(1, SeqCst) >= limits.connections {
-            self.connections.fetch_sub(1, SeqCst);
-            return Err(Refusal::TooManyConnections);
+    pub fn enter(&self, limits: &Limits) -> Result<(), Refusal> {
+        if self.connections.fetch_add(1, SeqCst) < limits.connections {
+            return Ok(());
         }
-        let entered = self.enter_from(ip, limits, now);
-        if entered.is_err() {
-            self.connections.fetch_sub(1, SeqCst);
-        }
-        entered
+        self.connections.fetch_sub(1, SeqCst);
+        Err(Refusal::TooManyConnections)
     }
 
-    fn enter_from(&self, ip: IpAddr, limits: &Limits, now: Time) -> Result<Entered, Refusal> {
+    pub fn leave(&self) {
+        self.connections.fetch_sub(1, SeqCst);
+    }
+
+    /// One more from this address. True: it was counted, and must [`Gate::leave_from`] it.
+    pub fn enter_from(&self, ip: IpAddr, limits: &Limits, now: Time) -> Result<bool, Refusal> {
         if limits.connections_per_ip.is_none() && limits.connection_rate_per_ip.is_none() {
-            return Ok(Entered { by_address: false });
+            return Ok(false);
         }
         let mut addresses = self.addresses();
         if addresses.len() == addresses.capacity() {
@@ -65,15 +60,12 @@ impl Gate {
             }
         }
         address.connections += 1;
-        Ok(Entered { by_address: true })
+        Ok(true)
     }
 
-    pub fn leave(&self, ip: IpAddr, entered: Entered) {
-        self.connections.fetch_sub(1, SeqCst);
-        if entered.by_address {
-            if let Some(address) = self.addresses().get_mut(&ip) {
-                address.connections -= 1;
-            }
+    pub fn leave_from(&self, ip: IpAddr) {
+        if let Some(address) = self.addresses().get_mut(&ip) {
+            address.connections -= 1;
         }
     }
 
@@ -160,39 +152,36 @@ mod tests {
     fn the_gate_is_full_at_its_limit_and_opens_when_someone_leaves() {
         let limits = limits(&[("max.connections", "2")]);
         let gate = Gate::default();
-        let ip = IpAddr::from([127, 0, 0, 1]);
-        let first = gate.enter(ip, &limits, Time(1)).unwrap();
-        assert!(gate.enter(ip, &limits, Time(1)).is_ok());
-        assert_eq!(gate.enter(ip, &limits, Time(1)), Err(Refusal::TooManyConnections));
-        gate.leave(ip, first);
-        assert!(gate.enter(ip, &limits, Time(1)).is_ok());
+        assert!(gate.enter(&limits).is_ok() && gate.enter(&limits).is_ok());
+        assert_eq!(gate.enter(&limits), Err(Refusal::TooManyConnections));
+        gate.leave();
+        assert!(gate.enter(&limits).is_ok());
     }
 
     #[test]
     fn one_address_has_its_own_limit_and_takes_nothing_from_the_others() {
-        let limits = limits(&[("max.connections", "3"), ("max.connections_per_ip", "1")]);
+        let limits = limits(&[("max.connections_per_ip", "1")]);
         let gate = Gate::default();
         let [a, b] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
-        let first = gate.enter(a, &limits, Time(1)).unwrap();
+        assert_eq!(gate.enter_from(a, &limits, Time(1)), Ok(true));
         for _ in 0..10 {
-            assert_eq!(gate.enter(a, &limits, Time(1)), Err(Refusal::TooManyFromAddress));
+            assert_eq!(gate.enter_from(a, &limits, Time(1)), Err(Refusal::TooManyFromAddress));
         }
-        assert!(gate.enter(b, &limits, Time(1)).is_ok());
-        gate.leave(a, first);
-        assert!(gate.enter(a, &limits, Time(1)).is_ok());
+        assert_eq!(gate.enter_from(b, &limits, Time(1)), Ok(true));
+        gate.leave_from(a);
+        assert_eq!(gate.enter_from(a, &limits, Time(1)), Ok(true));
     }
 
     #[test]
-    fn who_came_before_addresses_were_counted_does_not_count_when_it_leaves() {
+    fn who_came_before_addresses_were_counted_does_not_count() {
         let (off, on) = (limits(&[]), limits(&[("max.connections_per_ip", "1")]));
         let gate = Gate::default();
         let ip = IpAddr::from([127, 0, 0, 1]);
-        let before = gate.enter(ip, &off, Time(1)).unwrap();
-        let counted = gate.enter(ip, &on, Time(1)).unwrap();
-        gate.leave(ip, before);
-        assert_eq!(gate.enter(ip, &on, Time(1)), Err(Refusal::TooManyFromAddress));
-        gate.leave(ip, counted);
-        assert!(gate.enter(ip, &on, Time(1)).is_ok());
+        assert_eq!(gate.enter_from(ip, &off, Time(1)), Ok(false));
+        assert_eq!(gate.enter_from(ip, &on, Time(1)), Ok(true));
+        assert_eq!(gate.enter_from(ip, &on, Time(1)), Err(Refusal::TooManyFromAddress));
+        gate.leave_from(ip);
+        assert_eq!(gate.enter_from(ip, &on, Time(1)), Ok(true));
     }
 
     #[test]
@@ -202,8 +191,8 @@ mod tests {
         for number in 0..100_000_u32 {
             let now = Time(u64::from(number) * SECOND / 10);
             let ip = IpAddr::from(number.to_be_bytes());
-            let entered = gate.enter(ip, &limits, now).unwrap();
-            gate.leave(ip, entered);
+            assert_eq!(gate.enter_from(ip, &limits, now), Ok(true));
+            gate.leave_from(ip);
         }
         assert!(gate.addresses().len() < 100, "{} are kept", gate.addresses().len());
     }

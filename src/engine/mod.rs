@@ -7,6 +7,7 @@
 pub mod connection;
 mod ending;
 pub mod event;
+mod identity;
 pub mod limits;
 mod opening;
 pub mod plain;
@@ -208,7 +209,8 @@ impl Engine {
         }
         let good_byes = match &self.stopping {
             Some(stopping) => {
-                stopping.pending.front().map_or(Time::NEVER, |(at, _)| *at).min(stopping.deadline)
+                let next = stopping.pending.front().map_or(Time::NEVER, |(at, _)| *at);
+                next.min(stopping.asking_until).min(stopping.deadline)
             }
             None => Time::NEVER,
         };
@@ -291,6 +293,9 @@ impl Engine {
     /// deliver: the embedder sees, and sends. Nothing of the engine is borrowed while it does
     /// but through the turn.
     pub fn deliver(&mut self, arena: &[u8], handler: &mut impl Handler) {
+        if !self.events.is_empty() {
+            handler.begin();
+        }
         while let Some(mut event) = self.events.pop_front() {
             if event.conn == ConnId::NONE {
                 if let Some(route) = self.routes.for_server() {

@@ -12,6 +12,7 @@ use super::plain::Reply;
 use super::table::{CHUNK_SLOTS, Life, PendingRequest};
 use crate::driver::Accepted;
 use crate::id::{ConnId, Generation, SLOTS_MAX, Slot, Time};
+use crate::protocol::Protocol;
 use crate::protocol::handshake::{self, Offer};
 use crate::protocol::http::{Refusal, Request};
 
@@ -22,14 +23,12 @@ impl Engine {
         if self.stopping.is_some() || is_full {
             return None;
         }
-        let entered = self.gate.enter(accepted.peer.ip().to_canonical(), &self.settings.limits, self.now);
+        let proxies = &self.settings.proxies;
+        let (is_announced, is_named_later) =
+            (proxies.announces(accepted.peer), proxies.names_later(accepted.peer));
+        let entered = self.gate.enter(&self.settings.limits);
         if entered.is_err() {
             self.table.counters.rate_limited.add(1);
-            // A refusal has its price, too: a storm of refused ones is only cut.
-            if self.refused_at_gate >= REFUSED_AT_GATE_MAX {
-                return None;
-            }
-            self.refused_at_gate += 1;
         }
         let slot = self.free.pop_front().unwrap_or_else(|| self.new_slot());
         let generation = match self.connections[slot as usize].id {
@@ -43,17 +42,23 @@ impl Engine {
             stage: Stage::Handshake,
             deadline,
             heard_at: self.now,
-            entered: entered.ok(),
-            flags: Flags { reading: true, ..Flags::default() },
+            flags: Flags { reading: true, entered: entered.is_ok(), ..Flags::default() },
             ..Connection::vacant()
         };
+        if is_announced {
+            self.connections[slot as usize].protocol = Protocol::behind_proxy(self.settings.proxies.versions);
+        }
         self.entry(slot).reset(generation, accepted.peer, accepted.local);
         self.timers.set(slot, deadline);
         self.live += 1;
         self.asking += 1;
         self.table.counters.accepted.add(1);
-        if let Err(refusal) = entered {
-            self.refuse(slot, refusal);
+        match entered {
+            Err(refusal) => self.refuse_at_gate(slot, refusal),
+            Ok(()) if !is_named_later => {
+                self.count_client(slot);
+            }
+            Ok(()) => {}
         }
         Some(slot)
     }
@@ -76,13 +81,16 @@ impl Engine {
 
     pub(super) fn requested(&mut self, slot: Slot, request: Arc<Request>, offer: Result<Offer, Refusal>) {
         self.connections[slot as usize].flags.head_only = request.method() == b"HEAD";
+        let is_refused = self.connections[slot as usize].stage != Stage::Handshake;
+        if is_refused || !self.learn_client(slot, &request) {
+            return;
+        }
         match offer {
             Err(Refusal::NotUpgrade) => self.asked_plainly(slot, request),
             Err(refusal) => {
                 self.table.counters.handshake_errors.add(1);
                 self.refuse(slot, refusal);
             }
-            Ok(_) if self.stopping.is_some() => self.refuse(slot, Refusal::Stopping),
             Ok(offer) => self.asked_to_open(slot, request, offer),
         }
     }
@@ -156,13 +164,19 @@ impl Engine {
         let counters = &self.table.counters;
         counters.connections.add(1);
         counters.peak_connections.set(counters.peak_connections.get().max(counters.connections.get()));
+        if let Some(stopping) = &mut self.stopping {
+            // It came before the listeners closed: it is told good-bye as the others are.
+            stopping.pending.push_back((now, id));
+        }
         self.rearm(slot);
     }
 
     /// No WebSocket comes of this: the refusal goes out, then the stream ends.
     pub(super) fn refuse(&mut self, slot: Slot, refusal: Refusal) {
         let id = self.connections[slot as usize].id;
-        info!(target: "fullduplex::handshake", conn = id.to_u64(); "refused with {}: {refusal}", refusal.status());
+        let status = refusal.status();
+        info!(target: "fullduplex::handshake", conn = id.to_u64();
+            "refused {} with {status}: {refusal}", self.client(slot));
         self.table.counters.rejected.add(1);
         let with_body = !self.connections[slot as usize].flags.head_only;
         let response = refusal.response(&self.settings.rules.versions.header(), with_body);
@@ -186,6 +200,3 @@ impl Engine {
         self.entry(slot).set_life(id.generation(), Life::None);
     }
 }
-
-/// Connections of a shard that are being told that they can't come in.
-const REFUSED_AT_GATE_MAX: usize = 1024;

@@ -167,9 +167,10 @@ impl Engine {
             }
             ReplyBody::Bytes(body) => {
                 let (len, body) = (body.len(), Arc::new(body));
-                if let Some(outbox) = &mut self.connections[slot as usize].outbox {
-                    outbox.push_shared(body, 0..len);
-                    self.entry(slot).outbox_bytes.add(len as u64);
+                let Some(outbox) = &mut self.connections[slot as usize].outbox else { return };
+                match outbox.push_shared(body, 0..len) {
+                    Ok(()) => self.entry(slot).outbox_bytes.add(len as u64),
+                    Err(_) => self.lose(slot),
                 }
             }
             ReplyBody::Reader(reader) => {
@@ -259,14 +260,17 @@ impl Engine {
             reading: connection.flags.reading,
             dirty: connection.flags.dirty,
             peer_finished: connection.flags.peer_finished,
+            entered: connection.flags.entered,
+            counted: connection.flags.counted,
             ..Flags::default()
         };
-        let mut backlog = connection.protocol.next_request();
         let data = std::mem::take(&mut connection.data);
+        let mut backlog = connection.protocol.next_request();
         self.discarded.extend(data.release);
         if had_side {
             self.table.forget_side(slot);
         }
+        self.forget_client(slot);
         let entry = self.entry(slot);
         entry.reset(id.generation(), entry.peer(), entry.local());
         entry.bytes_in.add(backlog.len() as u64);

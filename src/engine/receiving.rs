@@ -16,6 +16,7 @@ use crate::protocol::close::{CloseCode, CloseFrame, Violation};
 use crate::protocol::frame::Opcode;
 use crate::protocol::handshake::Offer;
 use crate::protocol::http::{Refusal, Request};
+use crate::protocol::proxy::Announced;
 use crate::protocol::{Context, Control, Failure, Flow, Incoming, Payload};
 
 impl Engine {
@@ -90,6 +91,7 @@ impl Engine {
         }
         match result {
             Ok(_) => {}
+            Err(Failure::Proxy(error)) => self.misannounced(slot, error),
             Err(Failure::Request(refusal)) => {
                 self.table.counters.handshake_errors.add(1);
                 self.refuse(slot, refusal);
@@ -122,6 +124,7 @@ impl Engine {
 
     pub(super) fn take_aside(&mut self, slot: Slot, aside: Aside) {
         match aside {
+            Aside::Announced(announced) => self.announced(slot, announced),
             Aside::Request { request, offer } => self.requested(slot, request, offer),
             Aside::Body(body) => self.ask(slot, Body::Shared(Arc::new(body))),
             Aside::Opened { answer } => {
@@ -191,6 +194,7 @@ impl Engine {
 
 /// What a received event asks of the connection besides being told.
 pub(super) enum Aside {
+    Announced(Announced),
     Request { request: Arc<Request>, offer: Result<Offer, Refusal> },
     Body(Buffer),
     Opened { answer: [u8; 16] },
@@ -291,6 +295,7 @@ impl<'e> Inbox<'e> {
                     body,
                 });
             }
+            Incoming::Announced(announced) => self.asides.push(Aside::Announced(announced)),
             Incoming::Request { request, offer } => self.asides.push(Aside::Request { request, offer }),
             Incoming::Body(body) => self.asides.push(Aside::Body(body)),
             Incoming::Opened { answer } => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use matchit::Router;
 
+use crate::config::TEXT_BYTES_MAX;
 use crate::protocol::http::percent_decoded;
 
 /// All routes of a server. The same for every shard.
@@ -62,6 +63,9 @@ pub type Parameters = Arc<[(String, String)]>;
 impl Routes {
     /// Adds a pattern; the error says what is wrong with it.
     pub fn add(&mut self, pattern: &str, route: Route) -> Result<(), String> {
+        if pattern.len() > TEXT_BYTES_MAX {
+            return Err(format!("a pattern has at most {TEXT_BYTES_MAX} bytes"));
+        }
         let index = self.list.len();
         let form = Form::parse(pattern)?;
         let clash = |_| format!("the pattern \"{pattern}\" is taken by another route already");

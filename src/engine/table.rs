@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ord
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::turn::Misuse;
+use crate::driver::Endpoint;
 use crate::id::{ConnId, Generation, Slot, Time};
 use crate::protocol::http::Request;
 use crate::protocol::message::Utf8Stream;
@@ -120,6 +121,8 @@ struct Side {
     /// From the handshake until OPEN was delivered.
     request: Option<PendingRequest>,
     protocol: Option<Arc<str>>,
+    /// Who the client is, if not the socket's other end.
+    remote: Option<SocketAddr>,
 }
 
 /// A request with what its route's pattern found in the path.
@@ -186,10 +189,21 @@ impl Table {
         let mut sides = self.sides();
         if let Some(side) = sides.get_mut(&slot) {
             side.request = None;
-            if side.protocol.is_none() {
+            if side.protocol.is_none() && side.remote.is_none() {
                 sides.remove(&slot);
             }
         }
+    }
+
+    pub fn set_remote(&self, slot: Slot, remote: SocketAddr) {
+        self.sides().entry(slot).or_default().remote = Some(remote);
+    }
+
+    /// The client, if a proxy has said who it is.
+    pub fn remote(&self, id: ConnId) -> Option<SocketAddr> {
+        let sides = self.sides();
+        self.find(id)?;
+        sides.get(&id.slot())?.remote
     }
 
     pub fn set_protocol(&self, slot: Slot, protocol: &str) {
@@ -257,7 +271,7 @@ impl Entry {
     }
 
     /// A new connection moves in.
-    pub fn reset(&self, generation: Generation, peer: SocketAddr, local: SocketAddr) {
+    pub fn reset(&self, generation: Generation, peer: Endpoint, local: Endpoint) {
         for count in [
             &self.outbox_bytes,
             &self.opened_us,
@@ -372,11 +386,12 @@ impl Entry {
         Some(change(before & MAILBOX_BYTES_MAX))
     }
 
-    pub fn peer(&self) -> SocketAddr {
+    /// The other end of the socket: perhaps a proxy.
+    pub fn peer(&self) -> Endpoint {
         self.peer.get()
     }
 
-    pub fn local(&self) -> SocketAddr {
+    pub fn local(&self) -> Endpoint {
         self.local.get()
     }
 
@@ -435,40 +450,43 @@ pub fn charge(len: usize) -> u64 {
     len as u64 + HEAD_BYTES_MAX
 }
 
-/// A socket address in three words.
+/// One end of a connection in three words.
 #[derive(Default)]
 struct Address {
     high: Count,
     low: Count,
-    /// The port, and above it whether this is IPv6.
+    /// The port, and above it whether this is IPv4 or IPv6.
     port: Count,
 }
 
 impl Address {
-    fn set(&self, address: SocketAddr) {
-        let (bits, is_v6) = match address.ip().to_canonical() {
-            IpAddr::V4(ip) => (u128::from(ip.to_bits()), 0),
-            IpAddr::V6(ip) => (ip.to_bits(), IS_V6),
+    fn set(&self, end: Endpoint) {
+        let (bits, form) = match end.ip() {
+            None => (0, 0),
+            Some(IpAddr::V4(ip)) => (u128::from(ip.to_bits()), IS_V4),
+            Some(IpAddr::V6(ip)) => (ip.to_bits(), IS_V6),
         };
         self.high.set((bits >> 64) as u64);
         self.low.set(bits as u64);
-        self.port.set(u64::from(address.port()) | is_v6);
+        self.port.set(u64::from(end.port()) | form);
     }
 
-    fn get(&self) -> SocketAddr {
+    fn get(&self) -> Endpoint {
         let bits = u128::from(self.high.get()) << 64 | u128::from(self.low.get());
-        let ip = if self.port.get() & IS_V6 != 0 {
-            IpAddr::V6(bits.into())
-        } else {
-            IpAddr::V4((bits as u32).into())
+        let port = self.port.get();
+        let ip = match port & (IS_V4 | IS_V6) {
+            IS_V4 => IpAddr::V4((bits as u32).into()),
+            IS_V6 => IpAddr::V6(bits.into()),
+            _ => return Endpoint::Unix,
         };
-        SocketAddr::new(ip, self.port.get() as u16)
+        Endpoint::Internet(SocketAddr::new(ip, port as u16))
     }
 }
 
 /// Of a frame of ours.
 const HEAD_BYTES_MAX: u64 = 10;
-const IS_V6: u64 = 1 << 16;
+const IS_V4: u64 = 1 << 16;
+const IS_V6: u64 = 1 << 17;
 const LIFE_BITS: u32 = 3;
 const MAILBOX_BITS: u32 = 40;
 const MAILBOX_BYTES_MAX: u64 = (1 << MAILBOX_BITS) - 1;

@@ -19,6 +19,9 @@ use crate::protocol::{Kind, WireForm};
 
 /// Receives events. An implementation calls the embedder.
 pub trait Handler {
+    /// The first event of a turn is about to come.
+    fn begin(&mut self) {}
+
     fn handle(&mut self, turn: &mut Turn<'_>, event: &EventView<'_>);
 }
 
@@ -143,10 +146,13 @@ impl Engine {
         let connection = connection.ok_or(Misuse::NoConnection)?;
         match connection.stage {
             Stage::Open if !connection.flags.close_delivered => {}
-            Stage::Closing(_) | Stage::Finishing if !connection.flags.close_delivered => {
+            // What was refused is finishing, too, but never was a connection to send to.
+            Stage::Closing(_) | Stage::Finishing
+                if connection.flags.opened && !connection.flags.close_delivered =>
+            {
                 return Err(Misuse::Closing);
             }
-            Stage::Deciding(Some(_)) | Stage::Handshake => {
+            Stage::Deciding(_) | Stage::Handshake => {
                 return Err(Misuse::State("the connection is not open yet"));
             }
             _ => return Err(Misuse::NoConnection),

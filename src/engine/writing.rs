@@ -66,12 +66,12 @@ impl Engine {
             }
             Outgoing::Shared(buffer) => outbox.push([head.as_slice(), &[], &[]], spares).and_then(|()| {
                 let len = buffer.len();
-                outbox.push_shared(buffer, 0..len);
+                outbox.push_shared(buffer, 0..len)?;
                 outbox.push([tail, &[], &[]], spares)
             }),
             Outgoing::Lent { start, len } => {
                 outbox.push([head.as_slice(), &[], &[]], spares).and_then(|()| {
-                    outbox.push_lent(start..start + len);
+                    outbox.push_lent(start..start + len)?;
                     outbox.push([tail, &[], &[]], spares)
                 })
             }

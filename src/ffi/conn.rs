@@ -9,6 +9,7 @@ use super::reentry::with_turn;
 use super::server::{close_frame, fdx_server};
 use super::status::*;
 use super::{bytes, done, guard, handle, misused, struct_out, text};
+use crate::driver::Endpoint;
 use crate::engine::connection::{Release, UserData};
 use crate::engine::table::Life;
 use crate::id::ConnId;
@@ -195,9 +196,10 @@ pub struct fdx_conn_info {
     pub http: u16,
     /// `FDX_CI_*`
     pub flags: u32,
-    /// The peer's address, ended by NUL.
+    /// The client's address, ended by NUL: what a trusted proxy says (`proxy.trusted`), or
+    /// else `peer_addr`.
     pub remote_addr: [c_char; 64],
-    /// The address of the socket's other end.
+    /// The address of the socket's other end; "unix" for a Unix socket.
     pub peer_addr: [c_char; 64],
     pub subprotocol: [c_char; 64],
 }
@@ -221,7 +223,8 @@ pub unsafe extern "C" fn fdx_conn_get_info(
         let (entry, life) = handle.server.find(conn).map_err(misused)?;
         let entry = entry.get();
         let is_http = life == Life::Http;
-        let address = chars(&entry.peer().ip().to_string());
+        let peer = entry.peer();
+        let remote = handle.server.remote(conn).map_or(peer, Endpoint::Internet);
         let value = fdx_conn_info {
             struct_size: 0,
             route: entry.route.load(Relaxed),
@@ -233,13 +236,13 @@ pub unsafe extern "C" fn fdx_conn_get_info(
             queued_bytes: entry.queued_bytes(),
             dropped: entry.dropped.load(Relaxed),
             rtt_us: entry.rtt_us.load(Relaxed),
-            remote_port: entry.peer().port(),
+            remote_port: remote.port(),
             local_port: entry.local().port(),
             version: if is_http { 0 } else { entry.dialect().number() },
             http: 11,
             flags: 0,
-            remote_addr: address,
-            peer_addr: address,
+            remote_addr: chars(&remote.to_string()),
+            peer_addr: chars(&peer.to_string()),
             subprotocol: chars(&handle.server.protocol(conn)),
         };
         // A slot that passed to another connection while it was read is not this connection.

@@ -92,6 +92,11 @@ impl From<StartError> for Failure {
                 message: format!("can't listen at {address}: {error}"),
             },
             StartError::Stopped => Self::new(FDX_E_STOPPED, "the server has stopped"),
+            StartError::Driver(error) => Self {
+                status: FDX_E_IO,
+                os_error: error.raw_os_error().unwrap_or(0),
+                message: format!("can't begin to wait for sockets: {error}"),
+            },
             StartError::Thread(error) => Self {
                 status: FDX_E_IO,
                 os_error: error.raw_os_error().unwrap_or(0),

@@ -3,6 +3,9 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
+use coarsetime::{Duration, Instant};
+use log::warn;
+
 use super::config::RouteHandlers;
 use super::reentry;
 use super::server::fdx_server;
@@ -108,7 +111,8 @@ pub struct fdx_event {
     pub time_us: u64,
 }
 
-/// Receives an event, on a thread of the library. It may call any function of the library. It
+/// Receives an event, on a thread of the library. It may call any function of the library. While
+/// it runs the other connections of its thread wait; over 100 ms it is a warning in the log. It
 /// must return: a C++ exception, a .NET exception or a longjmp out of it ends the process.
 pub type fdx_event_fn = Option<
     unsafe extern "C-unwind" fn(user_data: *mut c_void, server: *mut fdx_server, event: *const fdx_event),
@@ -117,10 +121,18 @@ pub type fdx_event_fn = Option<
 /// Calls the embedder with what a shard delivers.
 pub struct Deliverer {
     /// Keeps the handle alive for as long as callbacks are given it.
-    pub(super) owner: Arc<fdx_server>,
+    owner: Arc<fdx_server>,
+    /// When the last callback returned, or the turn's first was about to begin. The kernel's
+    /// coarse clock is some milliseconds wrong, and costs next to nothing.
+    since: Instant,
 }
 
 impl Handler for Deliverer {
+    #[inline]
+    fn begin(&mut self) {
+        self.since = Instant::now();
+    }
+
     #[inline]
     fn handle(&mut self, turn: &mut Turn<'_>, view: &EventView<'_>) {
         let RouteHandlers { handlers, .. } = &*self.owner.routes[view.route];
@@ -140,10 +152,20 @@ impl Handler for Deliverer {
             // returns; `event` and the payload it points to live until then.
             unsafe { callback(handlers.user_data, server, &event) };
         });
+        let now = Instant::now();
+        let took = now.duration_since(self.since);
+        self.since = now;
+        if took > SLOW_CALLBACK {
+            tell_slow(&event, took.as_millis());
+        }
     }
 }
 
 impl Deliverer {
+    pub fn new(owner: Arc<fdx_server>) -> Self {
+        Self { owner, since: Instant::now() }
+    }
+
     #[inline]
     fn event(&self, view: &EventView<'_>) -> fdx_event {
         let (kind, flags, code, arg) = match view.kind {
@@ -182,11 +204,36 @@ impl Deliverer {
     }
 }
 
+#[cold]
+fn tell_slow(event: &fdx_event, took_ms: u64) {
+    let name = match u32::from(event.r#type) {
+        FDX_EV_UPGRADE => "UPGRADE",
+        FDX_EV_OPEN => "OPEN",
+        FDX_EV_MESSAGE => "MESSAGE",
+        FDX_EV_FRAGMENT => "FRAGMENT",
+        FDX_EV_DRAIN => "DRAIN",
+        FDX_EV_CLOSE => "CLOSE",
+        FDX_EV_PING => "PING",
+        FDX_EV_PONG => "PONG",
+        FDX_EV_HTTP => "HTTP",
+        FDX_EV_LISTENER => "LISTENER",
+        FDX_EV_FAULT => "FAULT",
+        FDX_EV_STOPPED => "STOPPED",
+        FDX_EV_THREAD_START => "THREAD_START",
+        _ => "THREAD_STOP",
+    };
+    warn!(target: "fullduplex::callback", conn = event.conn;
+        "the callback of FDX_EV_{name} took {took_ms} ms; every connection of its thread waited");
+}
+
 fn message_flags(kind: Kind, fin: bool) -> u32 {
     let binary = if kind == Kind::Binary { FDX_EVF_BINARY } else { 0 };
     let fin = if fin { FDX_EVF_FIN } else { 0 };
     binary | fin
 }
+
+/// A callback that takes longer is worth a line in the log.
+const SLOW_CALLBACK: Duration = Duration::from_millis(100);
 
 #[cfg(all(test, target_pointer_width = "64"))]
 mod tests {

@@ -18,7 +18,8 @@ use crate::server::Answer;
 ///
 /// `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE` if it was
 /// decided already; `FDX_E_INVALID_ARG` for a subprotocol that was not offered, or headers that
-/// are not whole lines or are the server's own; `FDX_E_UTF8`.
+/// are not whole lines or are the server's own; `FDX_E_TOO_BIG` for headers over 64 KiB;
+/// `FDX_E_UTF8`.
 ///
 /// # Safety
 /// `server` is live; `subprotocol` is null or ends with NUL; `headers` has `len` bytes.
@@ -48,7 +49,8 @@ pub unsafe extern "C" fn fdx_accept(
 /// Refuses a handshake with an HTTP status (300 to 599), headers and a body. [any] As
 /// `fdx_accept`; no event follows. Both lengths may be `FDX_NTS`.
 ///
-/// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
+/// `FDX_OK`; `FDX_E_NO_CONN`; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_TOO_BIG`; `FDX_E_UTF8`;
+/// `FDX_E_NOMEM` for the body: nothing is decided then.
 ///
 /// # Safety
 /// `server` is live; `headers` has `hlen` bytes and `body` `blen`.
@@ -77,7 +79,8 @@ pub unsafe extern "C" fn fdx_reject(
 /// server; a HEAD request gets no body. The client may ask again on the same connection, which
 /// is another request under another number. Both lengths may be `FDX_NTS`.
 ///
-/// `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE`; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`; `FDX_E_NOMEM`.
+/// `FDX_OK`; `FDX_E_NO_CONN` if the client has gone or the time is over; `FDX_E_STATE`;
+/// `FDX_E_INVALID_ARG`; `FDX_E_TOO_BIG`; `FDX_E_UTF8`; `FDX_E_NOMEM`: as `fdx_reject`.
 ///
 /// # Safety
 /// `server` is live; `headers` has `hlen` bytes and `body` `blen`.

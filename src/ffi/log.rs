@@ -1,11 +1,12 @@
 //! The log: lines for people, given to one function of the embedder's.
 
 use std::ffi::{c_char, c_void};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use log::kv::Key;
 use log::{LevelFilter, Metadata, Record};
-use once_cell::sync::{Lazy, OnceCell};
+use once_cell::sync::OnceCell;
 
 use super::event::{fdx_conn, fdx_drop_fn};
 use super::{guard_or, reentry};
@@ -52,10 +53,17 @@ pub unsafe extern "C" fn fdx_set_log(
             4 => LevelFilter::Debug,
             5.. => LevelFilter::Trace,
         };
-        let sink = Some(Arc::new(Sink { log, user_data, drop }));
-        let old = std::mem::replace(&mut *SINK.write().unwrap_or_else(PoisonError::into_inner), sink);
-        log::set_max_level(if log.is_some() { level } else { LevelFilter::Off });
-        // After the lock: the destructor may call us.
+        let level = if log.is_some() { level } else { LevelFilter::Off };
+        let old = SINK.swap(Some(Arc::new(Sink { log, user_data, drop, level })));
+        // Of two threads the same one shall have the last word in both.
+        loop {
+            let level = current_level();
+            log::set_max_level(level);
+            if current_level() == level {
+                break;
+            }
+        }
+        // At last: the destructor may call us.
         std::mem::drop(old);
     });
 }
@@ -75,6 +83,7 @@ struct Sink {
     log: fdx_log_fn,
     user_data: *mut c_void,
     drop: fdx_drop_fn,
+    level: LevelFilter,
 }
 
 // SAFETY: the embedder promised that its functions can be called from any thread.
@@ -91,7 +100,12 @@ impl Drop for Sink {
     }
 }
 
-static SINK: Lazy<RwLock<Option<Arc<Sink>>>> = Lazy::new(RwLock::default);
+/// Without a lock, which a child forked at the wrong moment would find held for ever.
+static SINK: ArcSwapOption<Sink> = ArcSwapOption::const_empty();
+
+fn current_level() -> LevelFilter {
+    SINK.load().as_ref().map_or(LevelFilter::Off, |sink| sink.level)
+}
 
 impl log::Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -120,7 +134,7 @@ impl log::Log for Logger {
 }
 
 pub(super) fn say(line: &Line) {
-    let sink = SINK.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let sink = SINK.load_full();
     if let Some(sink) = sink {
         if let Some(log) = sink.log {
             let Line { level, conn, target, text } = line;

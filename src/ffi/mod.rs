@@ -147,11 +147,13 @@ unsafe fn struct_out<T>(value: T, out: *mut T) -> Result<fdx_status, fdx_status>
     Ok(FDX_OK)
 }
 
-/// Copies a struct in; fields that the caller's `struct_size` does not reach are zero.
+/// Copies a struct in; fields that the caller's `struct_size` does not reach are zero. One that
+/// it cuts through counts as not reached: half a pointer is no pointer.
 ///
 /// # Safety
 /// `value` is null or points to a struct that begins with its own size as `u32`. All-zero is a
-/// valid `T`, and so is what the caller filled in.
+/// valid `T`, and so is what the caller filled in. The fields of `T` end at multiples of its
+/// alignment from its eighth byte on.
 unsafe fn struct_in<T>(value: *const T) -> Result<T, fdx_status> {
     if value.is_null() {
         return Err(FDX_E_INVALID_ARG);
@@ -164,7 +166,7 @@ unsafe fn struct_in<T>(value: *const T) -> Result<T, fdx_status> {
     let mut copy = std::mem::MaybeUninit::<T>::zeroed();
     // SAFETY: both sides have at least that many bytes, and all-zero is valid for the rest.
     unsafe {
-        let len = size.min(size_of::<T>());
+        let len = size.min(size_of::<T>()) & !(align_of::<T>() - 1);
         std::ptr::copy_nonoverlapping(value.cast::<u8>(), copy.as_mut_ptr().cast::<u8>(), len);
         Ok(copy.assume_init())
     }

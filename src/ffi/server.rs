@@ -1,7 +1,6 @@
 //! The server: made, started, stopped, waited for.
 
 use std::ffi::c_char;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use super::status::*;
 use super::{c_text, done, guard, guard_or, handle, misused, text};
 use crate::config::LiveError;
 use crate::driver::Driver;
+use crate::driver::listen::{Inherit, ListenSocket};
 use crate::protocol::close::{CloseCode, CloseFrame, REASON_BYTES_MAX};
 use crate::server::shard::Shard;
 use crate::server::{Server, StartError, Waited};
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn fdx_server_start(server: *mut fdx_server, error: *mut f
             // SAFETY: promised by the caller.
             let owner = unsafe { owner(server) };
             let _signals = SignalsBlocked::new();
-            Ok(handle.server.start(|| Deliverer { owner: owner.clone() })?)
+            Ok(handle.server.start(|| Deliverer::new(owner.clone()), INHERIT)?)
         };
         // SAFETY: promised by the caller.
         start().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
@@ -144,7 +144,7 @@ pub unsafe fn start_on<D: Driver>(
 ) -> Result<Vec<Shard<D, Deliverer>>, StartError> {
     // SAFETY: promised by the caller.
     let owner = unsafe { owner(server) };
-    owner.server.start_on(drivers, || Deliverer { owner: owner.clone() })
+    owner.server.start_on(drivers, || Deliverer::new(owner.clone()))
 }
 
 /// A count of its own on a server.
@@ -162,7 +162,8 @@ unsafe fn owner(server: *mut fdx_server) -> Arc<fdx_server> {
 /// Begins to stop and returns at once. [any] Listeners close; every connection is closed with
 /// `code` (0: without one) and `reason`, spread over `spread_ms`; what is left after `deadline_ms`
 /// is cut. Each open connection still gets its CLOSE (`FDX_CLOSED_BY_SHUTDOWN`); the last event
-/// is `FDX_EV_STOPPED`. `len` may be `FDX_NTS`.
+/// is `FDX_EV_STOPPED`. Who connected before is still let in, and told good-bye as the others;
+/// plain requests are answered. `len` may be `FDX_NTS`.
 ///
 /// `FDX_OK`; `FDX_ALREADY`; `FDX_E_STATE` if it was not started; `FDX_E_INVALID_ARG` for a code
 /// that can't be sent; `FDX_E_TOO_BIG` for a reason over 123 bytes; `FDX_E_UTF8`.
@@ -245,7 +246,9 @@ pub unsafe extern "C" fn fdx_server_set(
 
 /// Listens at one address more while the server runs. [any] `*out_id` is its number for
 /// `fdx_unlisten` and `fdx_listener_fd`, `*out_port` its port; both may be NULL. The configured
-/// ones have the numbers from 0 on, in the order they were set.
+/// ones have the numbers from 0 on, in the order they were set. Of "fd:N" a duplicate is taken:
+/// the descriptor itself stays yours to close. The forms of an address are those of the option
+/// "listen".
 ///
 /// `FDX_OK`; `FDX_E_CONFIG` for an address that is none; `FDX_E_STATE` before the start;
 /// `FDX_E_STOPPED`; `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO`; `FDX_E_INVALID_ARG`.
@@ -265,7 +268,7 @@ pub unsafe extern "C" fn fdx_listen(
         let listen = || -> Result<(), Failure> {
             // SAFETY: promised by the caller.
             let (handle, address) = unsafe { (handle(server)?, c_text(address)?) };
-            let (id, port) = handle.server.listen(address)?;
+            let (id, port) = handle.server.listen(address, INHERIT)?;
             // SAFETY: promised by the caller: null or writable.
             unsafe {
                 if let Some(out_id) = out_id.as_mut() {
@@ -298,9 +301,14 @@ pub unsafe extern "C" fn fdx_unlisten(server: *mut fdx_server, id: u32) -> fdx_s
     })
 }
 
-/// The descriptor of a listening socket, by its number: to be duplicated or passed on to the
-/// process that takes over. [any] It stays the server's, and is closed by `fdx_unlisten` and when
-/// the server stops.
+/// The descriptor of a listening socket, by its number (the configured ones count from 0): to be
+/// duplicated or passed on to the process that takes over, which listens at "fd:N". [any] It
+/// stays the server's, and is closed by `fdx_unlisten` and when the server stops; the file of a
+/// Unix socket stays from then on.
+///
+/// A restart that refuses nobody: start the new process with the descriptor; when it listens,
+/// `fdx_unlisten` in the old one, then `fdx_server_stop` with some seconds of `spread_ms`. What
+/// waits to be accepted is the new one's.
 ///
 /// `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_INVALID_ARG`; `FDX_E_UNSUPPORTED` where sockets are no
 /// descriptors.
@@ -315,7 +323,7 @@ pub unsafe extern "C" fn fdx_listener_fd(server: *mut fdx_server, id: u32, out_f
         if out_fd.is_null() {
             return Err(FDX_E_INVALID_ARG);
         }
-        let fd = handle.server.with_listener(id, descriptor).ok_or(FDX_E_NOT_FOUND)??;
+        let fd = handle.server.hand_over(id, descriptor).ok_or(FDX_E_NOT_FOUND)??;
         // SAFETY: promised by the caller.
         unsafe { out_fd.write(fd) };
         Ok(FDX_OK)
@@ -323,17 +331,36 @@ pub unsafe extern "C" fn fdx_listener_fd(server: *mut fdx_server, id: u32, out_f
 }
 
 #[cfg(unix)]
-fn descriptor(listener: &TcpListener) -> Result<isize, fdx_status> {
-    Ok(std::os::fd::AsRawFd::as_raw_fd(listener) as isize)
+fn descriptor(listener: &ListenSocket) -> Result<isize, fdx_status> {
+    use std::os::fd::AsRawFd;
+    Ok(match listener {
+        ListenSocket::Tcp(socket) => socket.as_raw_fd() as isize,
+        ListenSocket::Unix(socket) => socket.as_raw_fd() as isize,
+    })
 }
 
 #[cfg(not(unix))]
-fn descriptor(_: &TcpListener) -> Result<isize, fdx_status> {
+fn descriptor(_: &ListenSocket) -> Result<isize, fdx_status> {
     Err(FDX_E_UNSUPPORTED)
 }
 
+/// Takes a duplicate of a descriptor that the embedder names by its number.
+#[cfg(unix)]
+const INHERIT: Inherit = |number| {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    // SAFETY: it only makes a new descriptor, whatever the number is.
+    let duplicate = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if duplicate < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: it was made above and is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
+};
+#[cfg(not(unix))]
+const INHERIT: Inherit = ();
+
 /// The port of the configured listener `index`, in the order they were set: where port 0 was
-/// asked for, the one it got. [any]
+/// asked for, the one it got; 0 for a Unix socket. [any] Each socket that systemd passed counts.
 ///
 /// `FDX_OK`; `FDX_E_NOT_FOUND` past the last, or before the start; `FDX_E_INVALID_ARG`.
 ///

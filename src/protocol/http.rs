@@ -299,11 +299,15 @@ fn split_target(head: &[u8], target: Range<usize>) -> Result<(Range<usize>, Rang
     let path_start = if bytes.first() == Some(&b'/') {
         target.start
     } else {
-        let authority = memchr::memmem::find(bytes, b"://").ok_or(Refusal::Malformed("no path"))? + 3;
-        match memchr::memchr(b'/', &bytes[authority..]) {
-            Some(slash) => target.start + authority + slash,
-            None => return Err(Refusal::Malformed("no path")),
+        let scheme_len = memchr::memmem::find(bytes, b"://").ok_or(Refusal::Malformed("no path"))?;
+        let (scheme, authority) = (&bytes[..scheme_len], scheme_len + 3);
+        // What lies behind a `?` is no path, however it looks; and "a recipient that processes
+        // such a URI reference", one with an empty host, "MUST reject it" (RFC 9110, 4.2.1).
+        let len = bytes[authority..].iter().position(|byte| b"/?#".contains(byte)).unwrap_or_default();
+        if !is_scheme(scheme) || len == 0 || bytes[authority + len] != b'/' {
+            return Err(Refusal::Malformed("no path"));
         }
+        target.start + authority + len
     };
     if !head[target.clone()].is_ascii() {
         return Err(Refusal::Malformed("path is not ASCII"));
@@ -312,6 +316,12 @@ fn split_target(head: &[u8], target: Range<usize>) -> Result<(Range<usize>, Rang
         Some(mark) => (path_start..path_start + mark, path_start + mark + 1..target.end),
         None => (path_start..target.end, target.end..target.end),
     })
+}
+
+/// "scheme = ALPHA *( ALPHA / DIGIT / "+" / "-" / "." )" (RFC 3986, 3.1)
+fn is_scheme(bytes: &[u8]) -> bool {
+    let is_inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+    bytes.first().is_some_and(u8::is_ascii_alphabetic) && bytes.iter().all(is_inner)
 }
 
 /// Decodes `%41` and the like; what is no UTF-8 then is replaced.
@@ -338,7 +348,6 @@ pub enum Refusal {
     Origin,
     NotFound,
     TimedOut,
-    Stopping,
     TooManyConnections,
     TooManyFromAddress,
     TooFast,
@@ -365,7 +374,7 @@ impl Refusal {
             Self::TooManyFromAddress | Self::TooFast | Self::TooManyRequests => 429,
             Self::HeadTooBig => 431,
             Self::TransferCoding => 501,
-            Self::Stopping | Self::TooManyConnections | Self::OutOfMemory => 503,
+            Self::TooManyConnections | Self::OutOfMemory => 503,
             Self::HttpVersion => 505,
         }
     }
@@ -413,7 +422,6 @@ impl fmt::Display for Refusal {
             Self::Origin => f.write_str("this origin is not allowed"),
             Self::NotFound => f.write_str("nothing is here"),
             Self::TimedOut => f.write_str("the handshake took too long"),
-            Self::Stopping => f.write_str("the server is stopping"),
             Self::TooManyConnections => f.write_str("the server is full"),
             Self::TooManyFromAddress => f.write_str("too many connections from this address"),
             Self::TooFast => f.write_str("too many new connections from this address"),
@@ -620,6 +628,23 @@ mod tests {
     fn an_absolute_target_is_read_like_its_path() {
         let request = request("GET http://h/chat?x=1 HTTP/1.1\r\nHost: h").unwrap();
         assert_eq!((request.path(), request.query()), ("/chat", &b"x=1"[..]));
+    }
+
+    #[test]
+    fn what_only_looks_like_an_absolute_target_has_no_path() {
+        for target in [
+            "http://h?/chat",
+            "http://h#/chat",
+            "http:///chat",
+            "http://h",
+            "x?a=://h/chat",
+            "a/b://h/chat",
+            "://h/chat",
+            "1http://h/chat",
+        ] {
+            let refusal = request(&format!("GET {target} HTTP/1.1\r\nHost: h")).map(|_| ()).unwrap_err();
+            assert_eq!(refusal, Refusal::Malformed("no path"), "{target}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use close::{CloseFrame, Violation};
 use frame::{CONTROL_BYTES_MAX, Opcode, ServerHead};
 use handshake::{Offer, Rules};
 use http::{Refusal, Request, RequestReader};
+use proxy::{Announced, ProxyError, ProxyReader, ProxyVersions};
 
 /// One conversation.
 pub struct Protocol {
@@ -31,6 +32,8 @@ pub struct Protocol {
 }
 
 enum State {
+    /// A proxy says whose connection this is before anything else.
+    Announcing(Box<ProxyReader>, ProxyVersions),
     /// The request is still arriving.
     Requesting(Box<RequestReader>),
     /// The body of a plain request is arriving.
@@ -76,6 +79,8 @@ pub struct Context<'c> {
 /// What was received. Payloads are lent from the bytes that were passed in, where possible.
 #[derive(Debug)]
 pub enum Incoming<'a> {
+    /// Whose connection it is; told once, before anything else, behind a proxy.
+    Announced(Announced),
     /// The request is whole. Nothing more is read until it is decided.
     Request {
         request: Arc<Request>,
@@ -114,6 +119,8 @@ pub enum Flow {
 /// Why a conversation can't go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
+    /// No answer would be understood.
+    Proxy(ProxyError),
     Request(Refusal),
     Peer(Violation),
 }
@@ -135,6 +142,11 @@ impl Protocol {
         Self { state: State::Requesting(Box::default()) }
     }
 
+    /// A conversation that a proxy must announce.
+    pub fn behind_proxy(versions: ProxyVersions) -> Self {
+        Self { state: State::Announcing(Box::default(), versions) }
+    }
+
     /// Takes what was read. On a failure the conversation is over: the engine answers it with
     /// the refusal's response or the violation's close frame.
     #[inline]
@@ -153,6 +165,18 @@ impl Protocol {
                         Frames::Hixie(frames) => frames.receive(*dialect, bytes, context, events),
                     };
                 }
+                State::Announcing(reader, versions) => match reader.receive(bytes, *versions) {
+                    Ok(Some((announced, taken))) => {
+                        events(Incoming::Announced(announced));
+                        self.state = State::Requesting(Box::default());
+                        bytes = &mut bytes[taken..];
+                    }
+                    Ok(None) => return Ok(Flow::Open),
+                    Err(error) => {
+                        self.state = State::Closed;
+                        return Err(Failure::Proxy(error));
+                    }
+                },
                 State::Requesting(reader) => match reader.receive(bytes, rules.head_bytes_max) {
                     Ok(Some((request, taken))) => {
                         let request = Arc::new(request);

@@ -1635,7 +1635,9 @@ impl<'s> Peer<'s> {
 
     fn note(incoming: Incoming<'_>, seen: &mut Vec<Seen>, pool: Option<&mut BufferPool>) {
         seen.push(match incoming {
-            Incoming::Request { .. } | Incoming::Body(_) => panic!("a request is decided, not noted"),
+            Incoming::Request { .. } | Incoming::Body(_) | Incoming::Announced(_) => {
+                panic!("decided, not noted")
+            }
             Incoming::Opened { answer } => Seen::Opened(answer),
             Incoming::Message { kind, payload } => {
                 let bytes = payload.as_slice().to_vec();
@@ -1667,6 +1669,7 @@ impl<'s> Peer<'s> {
         let has_closed = matches!(self.seen.last(), Some(Seen::Close(..)));
         match flow {
             Ok(flow) => assert_eq!(flow == Flow::Closed, has_closed, "{:?}", self.seen.last()),
+            Err(Failure::Proxy(error)) => panic!("there is no proxy: {error}"),
             Err(Failure::Request(refusal)) => self.seen.push(Seen::Refused(refusal)),
             Err(Failure::Peer(violation)) => self.seen.push(Seen::Violated(violation)),
         }

@@ -2,6 +2,7 @@
 //!
 //! `turn` is the turn of the connection's own shard, if the caller is in it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
@@ -172,7 +173,7 @@ impl Server {
         if life != Life::Deciding {
             return Err(undecidable(life));
         }
-        http::check_header_lines(headers, &handshake::OWN_HEADERS).map_err(Misuse::Invalid)?;
+        check_headers(headers)?;
         if let Some(protocol) = protocol.filter(|protocol| !protocol.is_empty()) {
             let pending = self.request(conn)?;
             if !handshake::offers_protocol(&pending.request, entry.get().dialect(), protocol) {
@@ -199,13 +200,14 @@ impl Server {
         if life != awaited {
             return Err(undecidable(life));
         }
-        http::check_header_lines(answer.headers, &handshake::OWN_HEADERS).map_err(Misuse::Invalid)?;
-        if !entry.get().decide(conn, awaited) {
-            return Err(Misuse::State("it was decided already"));
-        }
+        check_headers(answer.headers)?;
+        // Before the decision falls: without memory for this answer another one can be given.
         let mut body = Vec::new();
         body.try_reserve_exact(answer.body.len()).map_err(|_| Misuse::NoMemory)?;
         body.extend_from_slice(answer.body);
+        if !entry.get().decide(conn, awaited) {
+            return Err(Misuse::State("it was decided already"));
+        }
         let command =
             Command::Answer { conn, status: answer.status, headers: answer.headers.to_string(), body };
         self.post(turn, conn, command)
@@ -222,6 +224,11 @@ impl Server {
     pub fn protocol(&self, conn: ConnId) -> String {
         let found = self.tables.get(conn.shard()).and_then(|table| table.protocol(conn));
         found.map_or_else(String::new, |protocol| protocol.to_string())
+    }
+
+    /// The client, if a trusted proxy has said who it is.
+    pub fn remote(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.tables.get(conn.shard())?.remote(conn)
     }
 
     /// Calls `each` for every connection that is open or closing.
@@ -276,6 +283,13 @@ fn is_open(life: Life) -> Result<(), Misuse> {
     }
 }
 
+fn check_headers(lines: &str) -> Result<(), Misuse> {
+    if lines.len() > HEADERS_BYTES_MAX {
+        return Err(Misuse::TooBig);
+    }
+    http::check_header_lines(lines, &handshake::OWN_HEADERS).map_err(Misuse::Invalid)
+}
+
 fn undecidable(life: Life) -> Misuse {
     match life {
         Life::Deciding => Misuse::State("this is a WebSocket request: accept or reject it"),
@@ -284,3 +298,6 @@ fn undecidable(life: Life) -> Misuse {
         _ => Misuse::State("it was decided already"),
     }
 }
+
+/// Of an embedder's own in one answer; browsers take four times as much, proxies less.
+const HEADERS_BYTES_MAX: usize = 64 * 1024;

@@ -1,9 +1,9 @@
 //! How threads reach a shard: a list of commands, and one wake for many of them.
 
-use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::driver::listen::ListenSocket;
 use crate::driver::{Accepted, Wake};
 use crate::engine::Command;
 
@@ -34,7 +34,7 @@ pub struct Mail<S> {
 
 /// A change of where a shard listens.
 pub enum Listening {
-    Begin { id: u32, socket: TcpListener },
+    Begin { id: u32, socket: ListenSocket },
     End { id: u32 },
 }
 

@@ -4,6 +4,7 @@
 //! shard's mailbox; from inside a callback on the same shard it goes to the turn directly.
 
 mod calls;
+pub mod files;
 pub mod mailbox;
 pub mod pages;
 pub mod shard;
@@ -11,15 +12,14 @@ pub mod shard;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, ListenAddress, LiveError, Settings};
+use crate::config::{Config, ListenAddress, LiveError, Settings, StaticFiles, TEXT_BYTES_MAX};
 use crate::driver::Driver;
-use crate::driver::listen;
+use crate::driver::listen::{self, Bound, Inherit, ListenSocket};
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
 use crate::engine::limits::Gate;
 use crate::engine::routes::Routes;
@@ -27,6 +27,7 @@ use crate::engine::table::Table;
 use crate::engine::turn::{Handler, Misuse};
 use crate::engine::{Command, Engine, Parts};
 use crate::protocol::close::{CloseCode, CloseFrame};
+use files::Files;
 use mailbox::{Letterbox, Listening, Mailbox};
 use pages::ServerPages;
 use shard::Shard;
@@ -41,8 +42,8 @@ pub struct Server {
     mailboxes: OnceLock<Vec<Arc<dyn Letterbox>>>,
     /// Of the configured listeners.
     ports: OnceLock<Vec<u16>>,
-    /// A second handle to each address that is listened at now, by its number.
-    listeners: Mutex<BTreeMap<u32, TcpListener>>,
+    /// A second handle to each socket that listens now, by its number.
+    listeners: Mutex<BTreeMap<u32, Bound>>,
     next_listener: AtomicU32,
     phase: Mutex<Phase>,
     /// Locked while they are joined, so that nobody's wait ends before they have.
@@ -78,7 +79,12 @@ pub enum Done {
 pub enum StartError {
     Phase(&'static str),
     Config(String),
-    Listen { address: String, error: io::Error },
+    Listen {
+        address: String,
+        error: io::Error,
+    },
+    /// What waits for sockets can't be had.
+    Driver(io::Error),
     Thread(io::Error),
     Stopped,
 }
@@ -129,12 +135,15 @@ impl Server {
     pub fn start<H: Handler + Send + 'static>(
         self: &Arc<Self>,
         handler: impl Fn() -> H,
+        inherit: Inherit,
     ) -> Result<(), StartError> {
         let mut phase = self.lock();
         if *phase != Phase::New {
             return Err(StartError::Phase("the server was started already"));
         }
-        let (shards, ports) = self.make_shards(handler)?;
+        let (shards, ports) = self.make_shards(handler, inherit)?;
+        // Before the first callback, which may ask for them.
+        let _ = self.ports.set(ports);
         self.shards_left.store(shards.len(), SeqCst);
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, shard) in shards.into_iter().enumerate() {
@@ -154,7 +163,6 @@ impl Server {
                 }
             }
         }
-        let _ = self.ports.set(ports);
         *phase = Phase::Running;
         Ok(())
     }
@@ -171,45 +179,64 @@ impl Server {
         if *phase != Phase::New {
             return Err(StartError::Phase("the server was started already"));
         }
-        self.shards_left.store(drivers.len(), SeqCst);
+        let shards = self.shards_on(drivers, handler, self.pages()?);
+        self.shards_left.store(shards.len(), SeqCst);
         *phase = Phase::Running;
-        Ok(self.shards_on(drivers, handler))
+        Ok(shards)
     }
 
-    fn make_shards<H: Handler>(&self, handler: impl Fn() -> H) -> Result<Made<H>, StartError> {
+    fn make_shards<H: Handler>(
+        &self,
+        handler: impl Fn() -> H,
+        inherit: Inherit,
+    ) -> Result<Made<H>, StartError> {
         let settings = self.settings();
         if settings.listen.is_empty() {
             return Err(StartError::Config("no address to listen at: set the option \"listen\"".to_string()));
         }
+        let pages = self.pages()?;
         let shards = self.tables.len();
         let mut drivers: Vec<MioDriver> =
-            (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Thread)?;
-        let mut ports = Vec::new();
-        let mut open = BTreeMap::new();
-        for (id, listen) in (0..).zip(&settings.listen) {
+            (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Driver)?;
+        let (mut ports, mut open) = (Vec::new(), BTreeMap::new());
+        for listen in &settings.listen {
             let failed = |error| StartError::Listen { address: listen.text.clone(), error };
-            let sockets = listen::bind(listen, shards).map_err(failed)?;
-            ports.push(sockets[0].local_addr().map_err(failed)?.port());
-            open.insert(id, sockets[0].try_clone().map_err(failed)?);
-            for (driver, socket) in drivers.iter_mut().zip(sockets) {
-                driver.listen(id, socket).map_err(failed)?;
+            for bound in listen::bind(listen, inherit).map_err(failed)? {
+                let id = ports.len() as u32;
+                ports.push(bound.socket.port().map_err(failed)?);
+                let socket = bound.socket.try_clone().map_err(failed)?;
+                drivers[0].listen(id, socket).map_err(failed)?;
+                open.insert(id, bound);
             }
         }
         self.next_listener.store(ports.len() as u32, SeqCst);
         *self.listeners() = open;
-        let mut shards = self.shards_on(drivers, handler);
-        if shards.len() > 1 && !listen::SPREADS {
+        let mut shards = self.shards_on(drivers, handler, pages);
+        if shards.len() > 1 {
+            // One accepts for all: each socket is one, to be handed over as a whole, and the
+            // connections go round.
             let mailboxes = shards.iter().map(|shard| shard.mailbox().clone()).collect();
             shards[0].spread_over(mailboxes);
         }
         Ok((shards, ports))
     }
 
-    fn shards_on<D: Driver, H: Handler>(&self, drivers: Vec<D>, handler: impl Fn() -> H) -> Vec<Shard<D, H>> {
+    fn pages(&self) -> Result<Arc<ServerPages>, StartError> {
+        let open_files = |files: &StaticFiles| Files::open(&files.prefix, &files.directory);
+        let files = self.settings().files.iter().map(open_files).collect::<io::Result<_>>();
+        let files = files.map_err(|error| StartError::Config(format!("http.static: {error}")))?;
+        Ok(Arc::new(ServerPages::new(self.tables.clone(), files)))
+    }
+
+    fn shards_on<D: Driver, H: Handler>(
+        &self,
+        drivers: Vec<D>,
+        handler: impl Fn() -> H,
+        pages: Arc<ServerPages>,
+    ) -> Vec<Shard<D, H>> {
         let settings = self.settings();
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
         let gate = Arc::new(Gate::default());
-        let pages = Arc::new(ServerPages::new(self.tables.clone()));
         let made = drivers.into_iter().zip(&mailboxes).zip(&self.tables).enumerate();
         let shards = made
             .map(|(index, ((driver, mailbox), table))| {
@@ -256,7 +283,10 @@ impl Server {
     }
 
     /// Listens at one address more: its number and its port.
-    pub fn listen(&self, address: &str) -> Result<(u32, u16), StartError> {
+    pub fn listen(&self, address: &str, inherit: Inherit) -> Result<(u32, u16), StartError> {
+        if address.len() > TEXT_BYTES_MAX {
+            return Err(StartError::Config(format!("an address has at most {TEXT_BYTES_MAX} bytes")));
+        }
         let listen: ListenAddress =
             address.parse().map_err(|why| StartError::Config(format!("listen = {address}: {why}")))?;
         // Under this lock, so that a stop sees it or comes first.
@@ -269,34 +299,40 @@ impl Server {
             Phase::Running => {}
         }
         let failed = |error| StartError::Listen { address: address.to_string(), error };
-        let sockets = listen::bind(&listen, self.tables.len()).map_err(failed)?;
-        let port = sockets[0].local_addr().map_err(failed)?.port();
-        let handle = sockets[0].try_clone().map_err(failed)?;
-        let id = self.next_listener.fetch_add(1, SeqCst);
-        self.listeners().insert(id, handle);
-        for (mailbox, socket) in self.mailboxes.get().into_iter().flatten().zip(sockets) {
-            mailbox.change_listening(Listening::Begin { id, socket });
+        let mut made = None;
+        for bound in listen::bind(&listen, inherit).map_err(failed)? {
+            let port = bound.socket.port().map_err(failed)?;
+            let socket = bound.socket.try_clone().map_err(failed)?;
+            let id = self.next_listener.fetch_add(1, SeqCst);
+            self.listeners().insert(id, bound);
+            if let Some(mailbox) = self.mailboxes.get().and_then(|mailboxes| mailboxes.first()) {
+                mailbox.change_listening(Listening::Begin { id, socket });
+            }
+            made.get_or_insert((id, port));
         }
-        Ok((id, port))
+        made.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
     }
 
     /// Ends listening at an address; its connections go on. False if there is no such number.
     pub fn unlisten(&self, id: u32) -> bool {
         let is_known = self.listeners().remove(&id).is_some();
-        if is_known {
-            for mailbox in self.mailboxes.get().into_iter().flatten() {
-                mailbox.change_listening(Listening::End { id });
-            }
+        let shard = self.mailboxes.get().and_then(|mailboxes| mailboxes.first());
+        if let Some(mailbox) = shard.filter(|_| is_known) {
+            mailbox.change_listening(Listening::End { id });
         }
         is_known
     }
 
-    /// Runs `look` on a listening socket, if there is one of this number.
-    pub fn with_listener<R>(&self, id: u32, look: impl FnOnce(&TcpListener) -> R) -> Option<R> {
-        self.listeners().get(&id).map(look)
+    /// Runs `take` on a listening socket that is to be handed over, if there is one of this
+    /// number.
+    pub fn hand_over<R>(&self, id: u32, take: impl FnOnce(&ListenSocket) -> R) -> Option<R> {
+        let mut listeners = self.listeners();
+        let bound = listeners.get_mut(&id)?;
+        bound.keep_path();
+        Some(take(&bound.socket))
     }
 
-    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u32, TcpListener>> {
+    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u32, Bound>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::files::Files;
 use crate::config::HttpPages;
 use crate::engine::plain::{Pages, Reply};
 use crate::engine::table::{Count, Counters, Table};
@@ -12,11 +13,12 @@ use crate::protocol::http::Request;
 /// What every shard answers alike.
 pub struct ServerPages {
     tables: Vec<Arc<Table>>,
+    files: Vec<Files>,
 }
 
 impl ServerPages {
-    pub fn new(tables: Vec<Arc<Table>>) -> Self {
-        Self { tables }
+    pub fn new(tables: Vec<Arc<Table>>, files: Vec<Files>) -> Self {
+        Self { tables, files }
     }
 }
 
@@ -40,8 +42,8 @@ impl Pages for ServerPages {
         })
     }
 
-    fn file(&self, _request: &Request) -> Option<Reply> {
-        None
+    fn file(&self, request: &Request) -> Option<Reply> {
+        self.files.iter().find_map(|files| files.answer(request))
     }
 }
 

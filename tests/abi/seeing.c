@@ -142,6 +142,108 @@ static void the_log_receives_lines_up_to_its_level(void)
     fdx_set_log(0, NULL, NULL, NULL);
 }
 
+/* One line to wait for. */
+struct wanted { const char *target, *part; int32_t level; counter found; };
+
+static void find_in_the_log(void *user_data, int32_t level, fdx_conn conn, const char *target, const char *text, size_t len)
+{
+    struct wanted *wanted = (struct wanted *)user_data;
+    char line[512];
+
+    CHECK(len < sizeof line);
+    memcpy(line, text, len);
+    line[len] = '\0';
+    if (level == wanted->level && conn != 0 && strcmp(target, wanted->target) == 0 && strstr(line, wanted->part))
+        counter_add(&wanted->found);
+}
+
+static void ask_wrongly(host *h, const char *request)
+{
+    client c = client_dial(h->port);
+
+    client_write(&c, request, strlen(request));
+    client_drop(&c);
+}
+
+static void say_wrongly(host *h, unsigned char first, const char *payload, size_t len, int masked)
+{
+    client c = client_open(h->port);
+
+    client_try_frame(&c, first, payload, len, masked);
+    client_drop(&c);
+}
+
+static void each_refusal_and_violation_is_a_line_with_its_connection_and_reason(void)
+{
+    const char *upgrade = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
+    char request[512];
+    struct { const char *headers, *part; } refusals[] = {
+        { "Sec-WebSocket-Version: 99\r\n\r\n", "with 426: this version" },
+        { "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n", "with 400: Sec-WebSocket-Key" },
+        { "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: https://evil.example\r\n\r\n",
+          "with 403: this origin" },
+        { "bare: line feed\n\r\n\r\n", "with 400: lines must end" },
+    };
+    struct { unsigned char first; const char *payload; int masked; const char *part; } violations[] = {
+        { 0x81, "unmasked", 0, "with 1002" },
+        { 0x83, "an opcode nobody knows", 1, "with 1002" },
+        { 0xC1, "reserved bits", 1, "with 1002" },
+        { 0x81, "\xFF", 1, "with 1007" },
+        { 0x82, "far too long a message for this server", 1, "with 1009" },
+    };
+    struct wanted wanted;
+    host *h = host_start("origins = https://a.example\nmax.message = 32\n", ON_USUAL, NULL, NULL);
+    size_t i;
+
+    memset(&wanted, 0, sizeof wanted);
+    wanted.level = 3;
+    fdx_set_log(3, find_in_the_log, &wanted, NULL);
+    wanted.target = "fullduplex::handshake";
+    for (i = 0; i < sizeof refusals / sizeof *refusals; i++) {
+        wanted.part = refusals[i].part;
+        snprintf(request, sizeof request, "%s%s", upgrade, refusals[i].headers);
+        ask_wrongly(h, request);
+        CHECK_SOON(counter_get(&wanted.found) == i + 1);
+    }
+    memset(&wanted.found, 0, sizeof wanted.found);
+    wanted.target = "fullduplex::protocol";
+    for (i = 0; i < sizeof violations / sizeof *violations; i++) {
+        wanted.part = violations[i].part;
+        say_wrongly(h, violations[i].first, violations[i].payload, strlen(violations[i].payload), violations[i].masked);
+        CHECK_SOON(counter_get(&wanted.found) == i + 1);
+    }
+    host_end(h);
+    fdx_set_log(0, NULL, NULL, NULL);
+}
+
+static void dawdle(host *h, const fdx_event *event)
+{
+    (void)h;
+    if (event->type == FDX_EV_MESSAGE)
+        sleep_ms(150);
+}
+
+static void a_slow_callback_is_a_warning_by_the_name_of_its_event(void)
+{
+    struct wanted wanted;
+    host *h;
+    client c;
+
+    memset(&wanted, 0, sizeof wanted);
+    wanted.level = 2;
+    wanted.target = "fullduplex::callback";
+    wanted.part = "FDX_EV_MESSAGE took 1";
+    fdx_set_log(3, find_in_the_log, &wanted, NULL);
+    h = host_start(NULL, ON_USUAL, dawdle, NULL);
+    c = client_open(h->port);
+    client_say(&c, "take your time");
+    CHECK_SOON(counter_get(&wanted.found) == 1);
+    client_leave(&c);
+    host_end(h);
+    CHECK(counter_get(&wanted.found) == 1);
+    fdx_set_log(0, NULL, NULL, NULL);
+}
+
 static void without_a_log_the_library_writes_nothing_anywhere(void)
 {
     int out[2], saved[2], i;
@@ -220,6 +322,8 @@ int main(void)
     PROVE(the_round_trip_is_measured_by_pings_of_the_library);
     PROVE(statistics_count_what_happened);
     PROVE(the_log_receives_lines_up_to_its_level);
+    PROVE(each_refusal_and_violation_is_a_line_with_its_connection_and_reason);
+    PROVE(a_slow_callback_is_a_warning_by_the_name_of_its_event);
     PROVE(without_a_log_the_library_writes_nothing_anywhere);
     PROVE(events_of_the_server_itself_belong_to_no_connection);
     PROVE(the_sums_are_told_as_text_for_as_long_as_the_buffer_is);

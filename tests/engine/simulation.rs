@@ -398,11 +398,11 @@ impl Conversation {
         (limits.connections, limits.connections_per_ip, limits.connection_rate_per_ip) = (1, Some(1), None);
         for number in 0..self.clients.len() as u32 {
             let ip = sim::address_of(number).ip();
-            let entered = self.gate.enter(ip, &limits, self.kernel.now());
-            let entered =
-                entered.map_err(|why| format!("the gate still counts somebody from {ip}: {why}"))?;
-            self.gate.leave(ip, entered);
+            let entered = self.gate.enter_from(ip, &limits, self.kernel.now());
+            entered.map_err(|why| format!("the gate still counts somebody from {ip}: {why}"))?;
+            self.gate.leave_from(ip);
         }
+        self.gate.enter(&limits).map_err(|why| format!("the gate still counts somebody: {why}"))?;
         let counters = &self.table.counters;
         let (open, closed) = (counters.connections.get(), counters.closed.get());
         if !self.table.is_quiet() || (open, closed) != (0, shared.census.opened) {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use fullduplex::buffer::Buffer;
+use fullduplex::driver::listen::ListenSocket;
 use fullduplex::driver::mio::MioDriver;
 use fullduplex::driver::sim::{Faults, Kernel, SimClient, SimDriver};
 use fullduplex::driver::{Batch, Driver, Wake};
@@ -121,7 +122,7 @@ impl World for MioWorld {
     fn driver(&mut self) -> Self::Driver {
         let mut driver = MioDriver::new().unwrap();
         if let Some(listener) = self.listener.take() {
-            driver.listen(0, listener).unwrap();
+            driver.listen(0, listener.into()).unwrap();
         }
         JumpingClock { driver, ahead_us: self.ahead_us.clone() }
     }
@@ -211,7 +212,7 @@ impl<D: Driver> Driver for JumpingClock<D> {
         self.driver.close(slot, reset)
     }
 
-    fn listen(&mut self, id: u32, socket: std::net::TcpListener) -> std::io::Result<()> {
+    fn listen(&mut self, id: u32, socket: ListenSocket) -> io::Result<()> {
         self.driver.listen(id, socket)
     }
 

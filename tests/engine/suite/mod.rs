@@ -6,6 +6,7 @@ mod handshakes;
 mod limits;
 mod messages;
 mod plain;
+mod proxies;
 mod shards;
 mod stopping;
 mod streaming;

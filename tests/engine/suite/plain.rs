@@ -281,14 +281,10 @@ on_every_driver! {
         scene.until("it is asked", |_| asked.borrow().len() == 1);
         let prober = asks(&mut scene, &get("/health"));
         scene.hears(prober, &[Heard::Http(200)]);
-        let late = asks(&mut scene, "");
-        scene.settles();
         scene.stop(seconds(0), seconds(10));
         scene.settles();
         scene.says(prober, get("/health").as_bytes());
         scene.hears(prober, &[Heard::Http(503), Heard::Fin]);
-        scene.says(late, &peer::request(Dialect::Rfc6455, "/"));
-        scene.hears(late, &[Heard::Http(503), Heard::Fin]);
         let conn = asked.borrow()[0];
         scene.post(answer(conn, b"done"));
         scene.hears(pending, &[Heard::Http(200), Heard::Fin]);

@@ -96,21 +96,36 @@ on_every_driver! {
         scene.empties();
     }
 
-    fn a_request_that_waits_for_its_decision_is_told_of_the_stop<W: World>() {
+    fn who_came_before_a_stop_is_let_in_and_told_good_bye_as_the_others_are<W: World>() {
         let mut scene = Setup::new(&[]).wants_upgrade().scene::<W>();
         scene.on(|_, _| {});
         let deciding = scene.connect(Dialect::Rfc6455);
         scene.asks(deciding, Told::Upgrade);
-        let half = scene.connect_saying(Dialect::Rfc6455, b"GET / HTTP/1.1\r\n");
+        let late = scene.connect_saying(Dialect::Rfc6455, b"");
         scene.settles();
         scene.stop(seconds(0), seconds(5));
-        scene.hears(deciding, &[Heard::Http(503), Heard::Fin]);
-        scene.loses(half);
-        scene.finishes(deciding);
-        let conn = scene.id(deciding);
-        scene.post(Command::Accept { conn, protocol: None, headers: String::new() });
-        scene.until("the shard has finished", |scene| scene.shards[0].engine().is_finished());
-        scene.is_told_nothing(deciding);
+        scene.settles();
+        scene.says(late, &peer::request(Dialect::Rfc6455, "/"));
+        scene.asks(late, Told::Upgrade);
+        for client in [deciding, late] {
+            let conn = scene.id(client);
+            scene.post(Command::Accept { conn, protocol: None, headers: String::new() });
+            scene.hears(client, &[Heard::Http(101), Heard::Close(1001, "bye".to_string())]);
+            scene.says(client, &peer::close(1001, ""));
+            scene.is_told(client, &[Told::Open, Told::Closed(1001, ClosedBy::Shutdown)]);
+        }
+        scene.empties();
+    }
+
+    fn what_is_not_decided_when_a_stop_is_over_is_cut<W: World>() {
+        let mut scene = Setup::new(&[]).wants_upgrade().scene::<W>();
+        scene.on(|_, _| {});
+        let client = scene.connect(Dialect::Rfc6455);
+        scene.asks(client, Told::Upgrade);
+        scene.stop(seconds(0), seconds(5));
+        scene.passes(seconds(5));
+        scene.loses(client);
+        scene.is_told_nothing(client);
         scene.empties();
     }
 
