@@ -189,7 +189,7 @@ impl Hearing {
                 check_words(&violation);
                 self.seen.push(Seen::Violated(violation.close_code().0));
             }
-            Err(Failure::Request(refusal)) => panic!("{refusal:?} after a good request"),
+            Err(failure) => panic!("{failure:?} after a good request"),
         }
     }
 
