@@ -5,16 +5,18 @@
 # make bench     echo beside the floor: CPU per message
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n
+# make fuzz      every fuzz target for FUZZ_SECONDS=600, or those of FUZZ="http messages"
 # make replay SEED=n   one simulated conversation again, step by step
 
 CARGO    ?= cargo
 CC       ?= cc
 PREFIX   ?= /usr/local
+FUZZ_SECONDS ?= 600
 DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test lint examples bench sim replay library install clean
+.PHONY: all demo test lint examples bench sim fuzz replay library install clean
 
 all: examples
 
@@ -40,6 +42,7 @@ test:
 
 lint:
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 SEEDS ?= 100000
@@ -50,6 +53,9 @@ sim:
 # SEED=n of a simulation that failed: the same run again, with every step.
 replay:
 	SEED=$(SEED) $(CARGO) test --release --test engine replay -- --nocapture
+
+fuzz:
+	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ)
 
 bench: examples
 	python3 tests/bench/bench.py $(BENCH)

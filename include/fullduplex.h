@@ -729,7 +729,7 @@ fdx_status fdx_http_reply(fdx_server *server,
 // comma). At most `cap` bytes with the NUL go to `buf`; `*needed` is set always.
 //
 // `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_BUFFER`; `FDX_E_NO_CONN`; `FDX_E_STATE` after OPEN;
-// `FDX_E_INVALID_ARG`.
+// `FDX_E_INVALID_ARG`; `FDX_E_UTF8`.
 //
 // Required:
 // `server` is live; `name` ends with NUL; `buf` has room for `cap`; `needed` is null or writable.

@@ -7,6 +7,7 @@
 #   py3    pytest, websockets, a reader of OpenMetrics, and playwright, which drives the system's Chromium
 #   py27   Python 2.7 with the Autobahn test suite and a WebSocket client of 2011
 #   node   npm's ws, as of 2015 (it still speaks version 8) and as of today
+#   bin    cargo-fuzz
 #
 # A second run takes no time: a stamp says which version of this script did its work here.
 set -euo pipefail
@@ -19,6 +20,7 @@ main() {
     if [ "$(cat "$env/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
     mkdir -p "$env"
     system_packages
+    cargo_fuzz
     python3_environment
     node_packages
     python27=$(find_python27)
@@ -43,6 +45,7 @@ system_packages() {
     have ruby                                    || missing+=(ruby)
     ruby -e 'require "websocket"' 2>/dev/null    || missing+=(ruby-websocket)
     have node                                    || missing+=(nodejs)
+    have g++                                     || missing+=(g++)
     have npm                                     || missing+=(npm)
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
     # Without them the screenshots show boxes instead of letters.
@@ -77,6 +80,15 @@ distlib==0.4.4
 filelock==3.32.7
 platformdirs==3.11.0
 PINS
+}
+
+cargo_fuzz() {
+    local version=0.13.2
+    if [ "$("$env/bin/cargo-fuzz" --version 2>/dev/null)" = "cargo-fuzz $version" ]; then return; fi
+    say "cargo-fuzz $version"
+    # Unoptimised: it only calls cargo, and is there in half the time.
+    cargo install --quiet --locked --profile dev --root "$env" --target-dir "$env/build" cargo-fuzz@$version
+    rm -r "$env/build"
 }
 
 node_packages() {

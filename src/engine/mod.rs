@@ -341,7 +341,11 @@ impl Engine {
             }
             match event.kind {
                 EventKind::Open => self.table.forget_request(slot),
-                EventKind::Close { .. } => self.vacate_if_over(slot),
+                EventKind::Close { .. } => {
+                    // The stream may still be ending, but for the embedder it is over.
+                    self.entry(slot).set_life(event.conn.generation(), Life::None);
+                    self.vacate_if_over(slot);
+                }
                 _ => {}
             }
             if let Body::Shared(buffer) = event.body {

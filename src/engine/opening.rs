@@ -80,6 +80,7 @@ impl Engine {
     }
 
     pub(super) fn requested(&mut self, slot: Slot, request: Arc<Request>, offer: Result<Offer, Refusal>) {
+        self.connections[slot as usize].flags.head_only = request.method() == b"HEAD";
         let is_refused = self.connections[slot as usize].stage != Stage::Handshake;
         if is_refused || !self.learn_client(slot, &request) {
             return;
@@ -181,7 +182,8 @@ impl Engine {
         info!(target: "fullduplex::handshake", conn = id.to_u64();
             "refused {} with {status}: {refusal}", self.client(slot));
         self.table.counters.rejected.add(1);
-        let response = refusal.response(&self.settings.rules.versions.header());
+        let with_body = !self.connections[slot as usize].flags.head_only;
+        let response = refusal.response(&self.settings.rules.versions.header(), with_body);
         self.begin_last_answer(slot);
         match response {
             Ok(response) if self.push(slot, [&response, &[], &[]]).is_ok() => self.finish(slot),

@@ -77,7 +77,6 @@ impl Reply {
 impl Engine {
     pub(super) fn asked_plainly(&mut self, slot: Slot, request: Arc<Request>) {
         let connection = &mut self.connections[slot as usize];
-        connection.flags.head_only = request.method() == b"HEAD";
         connection.flags.keeps_alive = request.keeps_alive() && request.body() == BodyLength::None;
         if !self.says_within_rates(slot, 1, 0) {
             self.table.counters.rate_limited.add(1);

@@ -119,7 +119,7 @@ pub type fdx_event_fn = Option<
 >;
 
 /// Calls the embedder with what a shard delivers.
-pub(super) struct Deliverer {
+pub struct Deliverer {
     /// Keeps the handle alive for as long as callbacks are given it.
     owner: Arc<fdx_server>,
     /// When the last callback returned, or the turn's first was about to begin. The kernel's

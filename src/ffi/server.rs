@@ -13,9 +13,11 @@ use super::event::Deliverer;
 use super::status::*;
 use super::{c_text, done, guard, guard_or, handle, misused, text};
 use crate::config::LiveError;
+use crate::driver::Driver;
 use crate::driver::listen::{Inherit, ListenSocket};
 use crate::protocol::close::{CloseCode, CloseFrame, REASON_BYTES_MAX};
-use crate::server::{Server, Waited};
+use crate::server::shard::Shard;
+use crate::server::{Server, StartError, Waited};
 
 /// A server. Reference-counted; every function may be called from any thread.
 pub struct fdx_server {
@@ -121,17 +123,40 @@ pub unsafe extern "C" fn fdx_server_start(server: *mut fdx_server, error: *mut f
         let start = || -> Result<(), Failure> {
             // SAFETY: promised by the caller.
             let handle = unsafe { handle(server) }?;
-            // SAFETY: `fdx_server_new` made it by `into_raw`; the count goes up for the Arc here.
-            let owner = unsafe {
-                Arc::increment_strong_count(server.cast_const());
-                Arc::from_raw(server.cast_const())
-            };
+            // SAFETY: promised by the caller.
+            let owner = unsafe { owner(server) };
             let _signals = SignalsBlocked::new();
             Ok(handle.server.start(|| Deliverer::new(owner.clone()), INHERIT)?)
         };
         // SAFETY: promised by the caller.
         start().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
     })
+}
+
+/// Starts a server without threads, on drivers of the caller's, who takes the turns of the shards.
+/// No part of the ABI: the fuzzers run the C functions on a simulated kernel with it.
+///
+/// # Safety
+/// `server` is live.
+pub unsafe fn start_on<D: Driver>(
+    server: *mut fdx_server,
+    drivers: Vec<D>,
+) -> Result<Vec<Shard<D, Deliverer>>, StartError> {
+    // SAFETY: promised by the caller.
+    let owner = unsafe { owner(server) };
+    owner.server.start_on(drivers, || Deliverer::new(owner.clone()))
+}
+
+/// A count of its own on a server.
+///
+/// # Safety
+/// `server` is live.
+unsafe fn owner(server: *mut fdx_server) -> Arc<fdx_server> {
+    // SAFETY: `fdx_server_new` made it by `into_raw`; the count goes up for the Arc here.
+    unsafe {
+        Arc::increment_strong_count(server.cast_const());
+        Arc::from_raw(server.cast_const())
+    }
 }
 
 /// Begins to stop and returns at once. [any] Listeners close; every connection is closed with

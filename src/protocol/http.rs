@@ -386,8 +386,9 @@ impl Refusal {
         }
     }
 
-    /// The whole answer. `versions` is the list for `Sec-WebSocket-Version`.
-    pub fn response(&self, versions: &str) -> Result<Vec<u8>, TryReserveError> {
+    /// The whole answer; HEAD gets its head alone. `versions` is the list for
+    /// `Sec-WebSocket-Version`.
+    pub fn response(&self, versions: &str, with_body: bool) -> Result<Vec<u8>, TryReserveError> {
         let extra = match self {
             Self::NotGet => "Allow: GET\r\n".to_string(),
             // "include a |Sec-WebSocket-Version| header field indicating the versions the
@@ -405,7 +406,9 @@ impl Refusal {
         let connection = if extra.starts_with("Upgrade") { "Upgrade, close" } else { "close" };
         let body = format!("{self}\n");
         let mut response = response_head(self.status(), &headers, connection, body.len() as u64)?;
-        response.extend_from_slice(body.as_bytes());
+        if with_body {
+            response.extend_from_slice(body.as_bytes());
+        }
         Ok(response)
     }
 }
@@ -680,7 +683,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_would_be_served() {
-        let answer = String::from_utf8(Refusal::UnknownVersion.response("13, 8, 7").unwrap()).unwrap();
+        let answer = String::from_utf8(Refusal::UnknownVersion.response("13, 8, 7", true).unwrap()).unwrap();
         assert!(answer.starts_with("HTTP/1.1 426 Upgrade Required\r\n"));
         assert!(answer.contains("\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13, 8, 7\r\n"));
     }

@@ -164,7 +164,7 @@ fn the_answer_to_an_unknown_version_names_the_known_ones_that_have_a_number() {
     let only = Versions::NONE.with(Dialect::HyBi07).with(Dialect::Rfc6455).with(Dialect::Hixie76);
     for (versions, named) in [(every, "13, 8, 7"), (only, "13, 7")] {
         let answer =
-            String::from_utf8(Refusal::UnknownVersion.response(&versions.header()).unwrap()).unwrap();
+            String::from_utf8(Refusal::UnknownVersion.response(&versions.header(), true).unwrap()).unwrap();
         assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
         assert!(answer.contains("\r\nUpgrade: websocket\r\n"), "{answer}");
         assert!(answer.contains(&format!("\r\nSec-WebSocket-Version: {named}\r\n")), "{answer}");
@@ -186,13 +186,13 @@ fn each_refusal_has_its_status_and_is_a_whole_answer() {
         (Refusal::HeadTooBig, 431),
         (Refusal::HttpVersion, 505),
     ] {
-        let answer = String::from_utf8(refusal.response("13").unwrap()).unwrap();
+        let answer = String::from_utf8(refusal.response("13", true).unwrap()).unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head ends with an empty line");
         assert!(head.contains(&format!("\r\nContent-Length: {}", body.len())), "{answer}");
         assert!(head.contains("close"), "{answer}");
     }
-    let answer = String::from_utf8(Refusal::NotGet.response("13").unwrap()).unwrap();
+    let answer = String::from_utf8(Refusal::NotGet.response("13", true).unwrap()).unwrap();
     assert!(answer.contains("\r\nAllow: GET\r\n"), "{answer}");
 }
 

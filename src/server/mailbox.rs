@@ -15,6 +15,15 @@ pub struct Mailbox<S> {
     waker: Arc<dyn Wake>,
 }
 
+/// A mailbox as other threads see it, whatever its shard's driver.
+pub trait Letterbox: Send + Sync {
+    /// Gives the command back if the shard is gone.
+    fn post(&self, command: Command) -> Result<(), Command>;
+
+    /// Changes where the shard listens. If it is gone the socket closes.
+    fn change_listening(&self, change: Listening);
+}
+
 /// What lies in a mailbox.
 pub struct Mail<S> {
     pub commands: Vec<Command>,
@@ -62,16 +71,6 @@ impl<S> Mailbox<S> {
         }
     }
 
-    /// Changes where the shard listens. If it is gone the socket closes.
-    pub fn change_listening(&self, change: Listening) {
-        let mut mail = self.lock();
-        if !mail.is_closed {
-            mail.listening.push(change);
-            drop(mail);
-            self.ring();
-        }
-    }
-
     /// Takes everything out, into `mail`, whose lists are empty and give their memory back.
     pub fn take(&self, mail: &mut Mail<S>) {
         // Lowered before looking: what comes after the look rings again.
@@ -97,6 +96,21 @@ impl<S> Mailbox<S> {
 
     fn lock(&self) -> MutexGuard<'_, Mail<S>> {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Send> Letterbox for Mailbox<S> {
+    fn post(&self, command: Command) -> Result<(), Command> {
+        Mailbox::post(self, command)
+    }
+
+    fn change_listening(&self, change: Listening) {
+        let mut mail = self.lock();
+        if !mail.is_closed {
+            mail.listening.push(change);
+            drop(mail);
+            self.ring();
+        }
     }
 }
 

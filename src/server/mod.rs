@@ -28,7 +28,7 @@ use crate::engine::turn::{Handler, Misuse};
 use crate::engine::{Command, Engine, Parts};
 use crate::protocol::close::{CloseCode, CloseFrame};
 use files::Files;
-use mailbox::{Listening, Mailbox};
+use mailbox::{Letterbox, Listening, Mailbox};
 use pages::ServerPages;
 use shard::Shard;
 
@@ -39,7 +39,7 @@ pub struct Server {
     settings: RwLock<Arc<Settings>>,
     routes: Arc<Routes>,
     tables: Vec<Arc<Table>>,
-    mailboxes: OnceLock<Vec<Arc<Mailbox<MioSocket>>>>,
+    mailboxes: OnceLock<Vec<Arc<dyn Letterbox>>>,
     /// Of the configured listeners.
     ports: OnceLock<Vec<u16>>,
     /// A second handle to each socket that listens now, by its number.
@@ -54,8 +54,6 @@ pub struct Server {
     shards_left: AtomicUsize,
     number: u32,
 }
-
-type MioSocket = <MioDriver as Driver>::Socket;
 
 /// Shards about to start, and the ports that their listeners got.
 type Made<H> = (Vec<Shard<MioDriver, H>>, Vec<u16>);
@@ -169,6 +167,24 @@ impl Server {
         Ok(())
     }
 
+    /// Starts without threads: gives the shards on these drivers, one for each of the option
+    /// `threads`, to a caller who takes their turns. So a test runs a whole server on a
+    /// simulated kernel.
+    pub fn start_on<D: Driver, H: Handler>(
+        &self,
+        drivers: Vec<D>,
+        handler: impl Fn() -> H,
+    ) -> Result<Vec<Shard<D, H>>, StartError> {
+        let mut phase = self.lock();
+        if *phase != Phase::New {
+            return Err(StartError::Phase("the server was started already"));
+        }
+        let shards = self.shards_on(drivers, handler, self.pages()?);
+        self.shards_left.store(shards.len(), SeqCst);
+        *phase = Phase::Running;
+        Ok(shards)
+    }
+
     fn make_shards<H: Handler>(
         &self,
         handler: impl Fn() -> H,
@@ -178,10 +194,7 @@ impl Server {
         if settings.listen.is_empty() {
             return Err(StartError::Config("no address to listen at: set the option \"listen\"".to_string()));
         }
-        let open_files = |files: &StaticFiles| Files::open(&files.prefix, &files.directory);
-        let files = settings.files.iter().map(open_files).collect::<io::Result<_>>();
-        let files = files.map_err(|error| StartError::Config(format!("http.static: {error}")))?;
-        let pages = Arc::new(ServerPages::new(self.tables.clone(), files));
+        let pages = self.pages()?;
         let shards = self.tables.len();
         let mut drivers: Vec<MioDriver> =
             (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Driver)?;
@@ -198,10 +211,34 @@ impl Server {
         }
         self.next_listener.store(ports.len() as u32, SeqCst);
         *self.listeners() = open;
+        let mut shards = self.shards_on(drivers, handler, pages);
+        if shards.len() > 1 {
+            // One accepts for all: each socket is one, to be handed over as a whole, and the
+            // connections go round.
+            let mailboxes = shards.iter().map(|shard| shard.mailbox().clone()).collect();
+            shards[0].spread_over(mailboxes);
+        }
+        Ok((shards, ports))
+    }
+
+    fn pages(&self) -> Result<Arc<ServerPages>, StartError> {
+        let open_files = |files: &StaticFiles| Files::open(&files.prefix, &files.directory);
+        let files = self.settings().files.iter().map(open_files).collect::<io::Result<_>>();
+        let files = files.map_err(|error| StartError::Config(format!("http.static: {error}")))?;
+        Ok(Arc::new(ServerPages::new(self.tables.clone(), files)))
+    }
+
+    fn shards_on<D: Driver, H: Handler>(
+        &self,
+        drivers: Vec<D>,
+        handler: impl Fn() -> H,
+        pages: Arc<ServerPages>,
+    ) -> Vec<Shard<D, H>> {
+        let settings = self.settings();
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
         let gate = Arc::new(Gate::default());
         let made = drivers.into_iter().zip(&mailboxes).zip(&self.tables).enumerate();
-        let mut shards: Vec<_> = made
+        let shards = made
             .map(|(index, ((driver, mailbox), table))| {
                 let parts = Parts {
                     shard: index as u8,
@@ -216,13 +253,9 @@ impl Server {
                 Shard::new(driver, engine, mailbox.clone(), handler(), ARENA_BYTES)
             })
             .collect();
-        if shards.len() > 1 {
-            // One accepts for all: each socket is one, to be handed over as a whole, and the
-            // connections go round.
-            shards[0].spread_over(mailboxes.clone());
-        }
-        let _ = self.mailboxes.set(mailboxes);
-        Ok((shards, ports))
+        let letterboxes = mailboxes.iter().map(|mailbox| mailbox.clone() as Arc<dyn Letterbox>);
+        let _ = self.mailboxes.set(letterboxes.collect());
+        shards
     }
 
     fn run_shard<H: Handler>(&self, shard: Shard<MioDriver, H>) {

@@ -90,6 +90,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         &self.engine
     }
 
+    pub fn mailbox(&self) -> &Arc<Mailbox<D::Socket>> {
+        &self.mailbox
+    }
+
     pub fn driver_mut(&mut self) -> &mut D {
         &mut self.driver
     }

@@ -26,6 +26,19 @@ on_every_driver! {
         scene.empties();
     }
 
+    fn who_was_told_closed_is_unknown_while_its_stream_still_ends<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        let client = scene.open(Dialect::Rfc6455);
+        assert!(scene.tables[0].find(scene.id(client)).is_some());
+        scene.says(client, &peer::close(1000, ""));
+        scene.hears(client, &[Heard::Close(1000, String::new()), Heard::Fin]);
+        scene.is_told(client, &[Told::Closed(1000, ClosedBy::Peer)]);
+        assert_eq!(scene.live_connections(), 1);
+        assert!(scene.tables[0].find(scene.id(client)).is_none());
+        scene.finishes(client);
+        scene.empties();
+    }
+
     fn our_close_waits_for_the_peers_answer<W: World>() {
         let mut scene = Scene::<W>::new(&[]);
         for dialect in [Dialect::Rfc6455, Dialect::HyBi08, Dialect::HyBi07] {

@@ -287,6 +287,16 @@ on_every_driver! {
         scene.hears(client, &[Heard::Fin]);
     }
 
+    fn a_refusal_of_head_has_no_body_either<W: World>() {
+        let mut scene = Setup::new(&[("max.body", "10")]).wants_http().scene::<W>();
+        let socket = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n";
+        for lines in ["Expect: else\r\nContent-Length: 1\r\n", "Content-Length: 11\r\n", socket] {
+            let client = asks(&mut scene, &format!("HEAD /page HTTP/1.1\r\nHost: h\r\n{lines}\r\n"));
+            // The reader waits for a body that must not come.
+            scene.hears(client, &[Heard::Fin]);
+        }
+    }
+
     fn a_stopping_server_says_so_and_answers_what_was_asked_before<W: World>() {
         let pages = TestPages { len: 0, readable: 0 };
         let mut scene = Setup::new(&[]).wants_http().pages(pages).scene::<W>();
