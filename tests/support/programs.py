@@ -26,11 +26,12 @@ class Program:
     def __init__(self, name, *, listen=("127.0.0.1:0",), settings=None, arguments=(), launcher=(), descriptors=()):
         self.name = name
         self.listen = listen
+        self.settings = settings or {}
         self.descriptors = descriptors
         self.command = [*launcher, str(PROGRAMS / name)]
         for address in listen:
             self.command += ["--listen", address]
-        for key, value in (settings or {}).items():
+        for key, value in self.settings.items():
             self.command += ["--set", f"{key}={value}"]
         self.command += arguments
         self.addresses = []
