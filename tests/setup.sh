@@ -7,6 +7,7 @@
 #   py3    pytest, websockets, a reader of OpenMetrics, and playwright, which drives the system's Chromium
 #   py27   Python 2.7 with the Autobahn test suite and a WebSocket client of 2011
 #   node   npm's ws, as of 2015 (it still speaks version 8) and as of today
+#   promtool   Prometheus' own reader of metrics
 #
 # A second run takes no time: a stamp says which version of this script did its work here.
 set -euo pipefail
@@ -21,6 +22,7 @@ main() {
     system_packages
     python3_environment
     node_packages
+    prometheus_tool
     python27=$(find_python27)
     if [ -z "$python27" ]; then
         # No stamp: the next run looks again. The tests that need it fail by name until then.
@@ -38,6 +40,7 @@ system_packages() {
     local missing=()
     have chromium                                || missing+=(chromium)
     have valgrind                                || missing+=(valgrind)
+    have curl                                    || missing+=(curl)
     have pkg-config                              || missing+=(pkg-config)
     perl -MProtocol::WebSocket -e1 2>/dev/null   || missing+=(libprotocol-websocket-perl)
     have ruby                                    || missing+=(ruby)
@@ -84,6 +87,20 @@ node_packages() {
     # Without scripts: the old one would compile an add-on that it can do without.
     npm install --prefix "$env/node" --ignore-scripts --no-audit --no-fund --silent --save-exact --omit=optional \
         ws-2015@npm:ws@0.8.0 options@0.0.6 ultron@1.0.2 ws-today@npm:ws@8.23.0
+}
+
+# Out of Debian's package, which is not installed: that would start a server.
+prometheus_tool() {
+    local folder
+    say "promtool"
+    folder=$(mktemp -d)
+    cd "$folder"
+    download() { apt-get download -qq -o APT::Sandbox::User="$(id -un)" prometheus; }
+    download 2>/dev/null || { as_root apt-get update -qq; download; }
+    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+    mv usr/bin/promtool "$env/promtool"
+    cd - >/dev/null
+    rm -r "$folder"
 }
 
 python27_environment() {
