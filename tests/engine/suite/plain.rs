@@ -96,6 +96,19 @@ on_every_driver! {
         assert_eq!(numbers.len(), 4);
     }
 
+    fn more_requests_sent_ahead_than_one_turn_answers_are_answered_in_the_next_ones<W: World>() {
+        let mut scene = Setup::new(&[]).pages(TestPages { len: 0, readable: 0 }).scene::<W>();
+        let others = [asks(&mut scene, ""), asks(&mut scene, "")];
+        let client = asks(&mut scene, &get("/health").repeat(700));
+        for other in others {
+            scene.says(other, get("/health").as_bytes());
+        }
+        scene.hears(client, &vec![Heard::Http(200); 700]);
+        for other in others {
+            scene.hears(other, &[Heard::Http(200)]);
+        }
+    }
+
     fn a_late_reply_is_not_taken_for_the_next_requests<W: World>() {
         let mut scene = Setup::new(&[]).wants_http().scene::<W>();
         let asked = Rc::new(RefCell::new(Vec::new()));
@@ -230,6 +243,18 @@ on_every_driver! {
         scene.set_deaf(slow, false);
         scene.hears(slow, &[Heard::Http(200), Heard::Http(200)]);
         assert!(scene.answer(slow).ends_with(&"x".repeat(3_000_000)));
+    }
+
+    fn long_replies_to_many_share_the_turns_and_come_whole<W: World>() {
+        let pages = TestPages { len: 1_000_000, readable: u64::MAX };
+        let mut scene = Setup::new(&[]).pages(pages).scene::<W>();
+        let clients: Vec<_> = (0..5).map(|_| asks(&mut scene, "")).collect();
+        for &client in &clients {
+            scene.says(client, get("/file").repeat(2).as_bytes());
+        }
+        for &client in &clients {
+            scene.hears(client, &[Heard::Http(200), Heard::Http(200)]);
+        }
     }
 
     fn a_reply_that_can_not_be_kept_whole_is_cut_and_not_ended<W: World>() {
