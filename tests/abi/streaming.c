@@ -572,8 +572,9 @@ static void pass_a_stream(uint64_t total, uint64_t piece)
     /* What valgrind and AddressSanitizer keep for themselves is not ours to bound. */
     CHECK(growth < GROWTH_MAX || runs_slowly());
 
-    CHECK_STATUS(FDX_OK, fdx_conn_get_info(server, conn, &info));
-    CHECK(info.msgs_in == 1 && info.msgs_out == 1 && info.bytes_in > total && info.bytes_out > total);
+    /* The client may have heard the end before the shard has counted it. */
+    CHECK_SOON(fdx_conn_get_info(server, conn, &info) == FDX_OK && info.bytes_out > total);
+    CHECK(info.msgs_in == 1 && info.msgs_out == 1 && info.bytes_in > total);
     client_leave(&c);
     CHECK_STATUS(FDX_OK, fdx_server_stop(server, 1001, "", 0, 0, 1000));
     CHECK_STATUS(FDX_OK, fdx_server_wait(server, 30000));
@@ -597,7 +598,7 @@ static void a_peer_that_does_not_read_its_own_stream_is_not_read_either(void)
     unsigned pauses_before = counter_get(&pauses), written = 0;
     fdx_conn_info info = new_conn_info();
 
-    set_up("send.limit = 4m\nsend.high_water = 64k\n", FDX_ROUTE_STREAM, send_back);
+    set_up("send.limit = 4m\nsend.high_water = 64k\nsend.low_water = 16k\n", FDX_ROUTE_STREAM, send_back);
     setsockopt(c.fd, SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof soon);
     while (client_try_frame(&c, written ? OP_CONTINUATION : OP_BINARY, plain, CHUNK, 1)) {
         written++;
@@ -605,7 +606,8 @@ static void a_peer_that_does_not_read_its_own_stream_is_not_read_either(void)
     }
     CHECK(counter_get(&pauses) > pauses_before);
     CHECK_STATUS(FDX_OK, fdx_conn_get_info(h->server, conn, &info));
-    CHECK(info.queued_bytes > 64 * 1024 && info.queued_bytes < 2 * MIB && info.dropped == 0);
+    /* The kernel has taken a part since the pause, but not so much that DRAIN came. */
+    CHECK(info.queued_bytes > 16 * 1024 && info.queued_bytes < 2 * MIB && info.dropped == 0);
     client_drop(&c);
     host_end(h);
 }
