@@ -909,8 +909,8 @@ fdx_status fdx_conns(fdx_server *server,
 // `server` is live; `stats` has its `struct_size` set.
 fdx_status fdx_get_stats(fdx_server *server, fdx_stats *stats);
 
-// The sums of a server as OpenMetrics text, what `http.metrics` serves. [any] At most `cap` bytes
-// with the NUL go to `buf`; `*needed` is set always.
+// The sums of a server as OpenMetrics text, what `http.metrics` serves to who asks for it. [any]
+// At most `cap` bytes with the NUL go to `buf`; `*needed` is set always.
 //
 // `FDX_OK`; `FDX_E_BUFFER`; `FDX_E_INVALID_ARG`.
 //

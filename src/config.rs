@@ -553,7 +553,7 @@ pub static OPTIONS: [OptionSpec; 30] = [
         kind: "path",
         default: "",
         live: true,
-        help: "Answer GET on this path, like /metrics, with the server's sums as OpenMetrics text. Empty: nowhere.",
+        help: "Answer GET on this path, like /metrics, with the server's sums for Prometheus. Empty: nowhere.",
         set: |settings, value| put(&mut settings.http.metrics, path(value)),
     },
     OptionSpec {

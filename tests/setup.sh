@@ -9,6 +9,7 @@
 #   node   npm's ws, as of 2015 (it still speaks version 8) and as of today
 #   bin    cargo-fuzz
 #   proxies  HAProxy and nginx, unpacked and not installed, so that none starts as a service
+#   promtool   Prometheus' own reader of metrics
 #
 # A second run takes no time: a stamp says which version of this script did its work here.
 set -euo pipefail
@@ -25,6 +26,7 @@ main() {
     python3_environment
     node_packages
     proxies
+    prometheus_tool
     python27=$(find_python27)
     if [ -z "$python27" ]; then
         # No stamp: the next run looks again. The tests that need it fail by name until then.
@@ -42,6 +44,7 @@ system_packages() {
     local missing=()
     have chromium                                || missing+=(chromium)
     have valgrind                                || missing+=(valgrind)
+    have curl                                    || missing+=(curl)
     have pkg-config                              || missing+=(pkg-config)
     perl -MProtocol::WebSocket -e1 2>/dev/null   || missing+=(libprotocol-websocket-perl)
     have ruby                                    || missing+=(ruby)
@@ -118,6 +121,20 @@ download_proxies() { (cd "$env/proxies/packages" && apt-get download -qq haproxy
 
 # The first of alternatives, without versions.
 libraries_of() { dpkg-deb -f "$1" Depends | tr ',' '\n' | sed 's/^ *//; s/[ |(:].*//' | grep -E '^z?lib'; }
+
+# Out of Debian's package, which is not installed: that would start a server.
+prometheus_tool() {
+    local folder
+    say "promtool"
+    folder=$(mktemp -d)
+    cd "$folder"
+    download() { apt-get download -qq -o APT::Sandbox::User="$(id -un)" prometheus; }
+    download 2>/dev/null || { as_root apt-get update -qq; download; }
+    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+    mv usr/bin/promtool "$env/promtool"
+    cd - >/dev/null
+    rm -r "$folder"
+}
 
 python27_environment() {
     say "Python 2.7 ($python27): autobahntestsuite, websocket-client"

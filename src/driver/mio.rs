@@ -129,7 +129,7 @@ impl MioDriver {
         let (mut start, mut lent_bytes) = (0, 0);
         for _ in 0..self.ready.len() {
             let window = (batch.arena.len() - start).min(READ_BYTES_MAX);
-            if window < READ_BYTES_MIN || lent_bytes >= LENT_BYTES_MAX {
+            if window < READ_BYTES_MIN || lent_bytes >= LENT_BYTES_PER_TURN {
                 // The turn has enough to do; the rest comes with the next.
                 return;
             }
@@ -447,7 +447,7 @@ const READ_BYTES_MIN: usize = 16 * 1024;
 /// What a turn reads at most, in all.
 pub const ARENA_BYTES: usize = 512 * 1024;
 /// What a turn reads into lent memory.
-const LENT_BYTES_MAX: usize = 2 * 1024 * 1024;
+const LENT_BYTES_PER_TURN: usize = 2 * 1024 * 1024;
 /// What a turn is told at most: it bounds how long the others wait.
 const EVENTS_MAX: usize = 256;
 /// New connections in a turn: a storm of them must not starve the open ones.

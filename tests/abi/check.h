@@ -231,8 +231,8 @@ static inline fdx_stats new_stats(void)
 /* Is this an event of a connection's life, from OPEN to CLOSE? */
 static inline int is_of_open_life(uint16_t type)
 {
-    return type == FDX_EV_OPEN || type == FDX_EV_MESSAGE || type == FDX_EV_DRAIN || type == FDX_EV_CLOSE ||
-           type == FDX_EV_PING || type == FDX_EV_PONG;
+    return type == FDX_EV_OPEN || type == FDX_EV_MESSAGE || type == FDX_EV_FRAGMENT || type == FDX_EV_DRAIN ||
+           type == FDX_EV_CLOSE || type == FDX_EV_PING || type == FDX_EV_PONG;
 }
 
 /* Records the event; then the promises that hold for every event in every test are checked. */
@@ -286,7 +286,7 @@ static inline void host_open(void *user_data, fdx_server *server, const fdx_even
 
 static inline void host_message(void *user_data, fdx_server *server, const fdx_event *event)
 {
-    CHECK(event->type == FDX_EV_MESSAGE && event->conn != 0);
+    CHECK((event->type == FDX_EV_MESSAGE || event->type == FDX_EV_FRAGMENT) && event->conn != 0);
     host_record(user_data, server, event);
 }
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from support.places import PROGRAMS, ROOT
+from support.places import PROGRAMS, ROOT, TARGET
 
 # For a program on a busy machine, not for the network: the tests never wait this long.
 PATIENCE_SECONDS = 20
@@ -113,6 +113,20 @@ class Program:
 
     def _report(self, what):
         return f"{' '.join(self.command)}\n{what}; its stderr:\n{self.stderr() or '(empty)'}"
+
+
+def own_program(name):
+    """A server that only tests want: tests/support/NAME.c, built as the examples are. Its path, for `Program`."""
+    source, program = ROOT / "tests" / "support" / f"{name}.c", TARGET / "test-programs" / name
+    libraries = TARGET / "release"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        program.parent.mkdir(exist_ok=True)
+        subprocess.run(
+            ["gcc", "-std=c99", "-O2", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{ROOT}/include", f"-I{ROOT}/examples/c",
+             "-o", program, source, f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lfullduplex", "-pthread"],
+            check=True,
+        )
+    return str(program)
 
 
 def run_to_end(name, *arguments, launcher=(), descriptors=()):
