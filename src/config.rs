@@ -428,7 +428,8 @@ pub static OPTIONS: [OptionSpec; 30] = [
         kind: "rate",
         default: "0",
         live: true,
-        help: "Messages of one connection, like 100/s burst 200. Over it: close code 1008. 0: no limit.",
+        help: "Messages, or plain requests, of one connection, like 100/s burst 200. Over it: close code 1008, or \
+               HTTP status 429. 0: no limit.",
         set: |settings, value| put(&mut settings.limits.message_rate, rate(value)),
     },
     OptionSpec {
