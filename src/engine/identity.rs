@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use log::info;
+use log::{info, warn};
 
 use super::Engine;
 use super::connection::Stage;
@@ -35,6 +35,16 @@ impl Proxies {
 }
 
 impl Engine {
+    /// Options that together do nothing are a mistake.
+    pub fn warn_of_settings(&self) {
+        let Proxies { trusted, versions, forwarded } = &self.settings.proxies;
+        let is_asked = *versions != ProxyVersions::Off || *forwarded != ForwardedHeaders::Off;
+        if self.shard == 0 && is_asked && trusted.is_empty() {
+            warn!(target: "fullduplex::config",
+                "proxy.protocol and forwarded.headers do nothing while proxy.trusted names nobody");
+        }
+    }
+
     /// The client, as far as it is known.
     pub(super) fn client(&self, slot: Slot) -> Endpoint {
         let rare = self.connections[slot as usize].rare.as_ref();

@@ -54,6 +54,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// The whole life of the shard's thread, up to its last event.
     pub fn run(mut self, is_last: impl FnOnce() -> bool) {
         self.tell(EventKind::ThreadStart);
+        self.engine.warn_of_settings();
         let left = loop {
             while !self.engine.is_finished() {
                 self.turn();
