@@ -3,17 +3,19 @@
 # make examples  the C programs, in target/examples/c
 # make lint      format and clippy
 # make bench     echo beside the floor: CPU per message
+# make soak      an hour of everything at once, memory and descriptors watched; MINUTES=15
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make replay SEED=n   one simulated conversation again, step by step
 
 CARGO    ?= cargo
 CC       ?= cc
+MINUTES  ?= 60
 PREFIX   ?= /usr/local
 DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test lint examples bench replay library install clean
+.PHONY: all demo test lint examples bench soak replay library install clean
 
 all: examples
 
@@ -47,6 +49,9 @@ replay:
 
 bench: examples
 	python3 tests/bench/bench.py $(BENCH)
+
+soak: examples
+	python3 tests/soak/soak.py --minutes $(MINUTES) $(SOAK)
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
