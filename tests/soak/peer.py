@@ -123,6 +123,7 @@ class Peer(Stream):
         super().__init__(reader, writer)
         self.dialect = dialect
         self.is_closing = False
+        # While Pongs must wait: within a frame of ours, and behind our last word.
         self.is_sending, self.pongs = False, b""
 
     async def read_opening(self):

@@ -16,7 +16,8 @@ from support.dialects import DIALECTS, HYBI, RFC_6455
 from support.wire import BINARY, CONTINUATION, PING, TEXT, close_frame, frame, request
 
 SMALL = 4096  # so little does the kernel take for a peer that does not read
-TEXTS = "".join(chr(code) for code in [*range(0x20, 0x7F), *range(0x400, 0x460), *range(0x4E00, 0x4E60), 0x1F600]) * 4000
+# Characters of one to four bytes.
+TEXTS = "".join(map(chr, [*range(0x20, 0x7F), *range(0x400, 0x460), *range(0x4E00, 0x4E60), 0x1F600])) * 4000
 BYTES = random.Random(0).randbytes(MAX_MESSAGE_BYTES)
 
 
@@ -155,17 +156,21 @@ class Visit:
             self.phase.counts["connections"] += 1
 
     async def dawdle(self):
-        """Never ends its request, or never begins it: the time for a handshake is up at some point."""
+        """Never ends its request, or never begins it, until the time for a handshake is up."""
         async with await Stream.connect(self.target.port) as stream:
             await stream.send(self.opening()[: self.rng.choice([0, 1, 40])])
-            rest = await read_out(stream)
+            try:
+                async with asyncio.timeout(max(0, self.phase.left())):
+                    rest = await read_out(stream)
+            except TimeoutError:
+                return
             check(rest == b"" or rest[:13] in (b"HTTP/1.1 408 ", b"HTTP/1.1 503 "), "a dawdler was told", rest)
 
     async def shake_badly(self):
         what = self.rng.choice(list(BAD_HANDSHAKES))
         data, status = BAD_HANDSHAKES[what]
         async with await Stream.connect(self.target.port) as stream:
-            await stream.send_in_pieces(data, self.rng)
+            await stream.send(data)
             got, head = await stream.read_head()
             if got == UNAVAILABLE:
                 raise Ended("503")
@@ -180,7 +185,10 @@ class Visit:
         data, code = VIOLATIONS[what]
         async with self.peer() as peer:
             good, expected = self.message(100)
-            await peer.send_in_pieces((good if self.target.echoes else b"") + data, self.rng)
+            peer.is_sending = True
+            await peer.send_in_pieces(good if self.target.echoes else b"", self.rng)
+            # At once: who goes on for long behind a broken rule gets an RST.
+            await peer.send(data)
             if self.target.echoes:
                 await self.hear(peer, expected)
             kind, payload = await peer.hear()
@@ -193,14 +201,18 @@ class Visit:
 
     async def browse(self):
         """Requests on one connection, one after the other or all at once, until somebody has enough."""
-        asked = [self.rng.choice(self.requests()) for _ in range(self.rng.randrange(1, 8))]
+        asked = []
+        for _ in range(self.rng.randrange(1, 8)):
+            asked.append(self.rng.choice(self.requests()))
+            if is_last(asked[-1]):
+                break
         async with await Stream.connect(self.target.port) as stream:
             is_pipelined = self.rng.random() < 0.3
             if is_pipelined:
-                await stream.send_in_pieces(b"".join(data for data, *_ in asked), self.rng)
+                await self.ask(stream, asked)
             for data, status, body, length in asked:
                 if not is_pipelined:
-                    await stream.send_in_pieces(data, self.rng)
+                    await self.ask(stream, [(data, status)])
                 got, head = await stream.read_head()
                 if got == UNAVAILABLE:
                     raise Ended("503")
@@ -216,6 +228,11 @@ class Visit:
                 connection = head.lower().partition(b"\r\nconnection:")[2].partition(b"\r\n")[0]
                 if b"close" in connection:
                     return
+
+    async def ask(self, stream, asked):
+        data = b"".join(data for data, *_ in asked)
+        # What comes late behind the server's last answer gets an RST.
+        await (stream.send(data) if is_last(asked[-1]) else stream.send_in_pieces(data, self.rng))
 
     def requests(self):
         """(request, status, body, its length); None is anything, or what the head says."""
@@ -325,7 +342,7 @@ class Visit:
         return wire, [*expected, (kind, payload)]
 
     def payload(self, size):
-        """Of about that size, and unlike every other."""
+        """Of that size and some bytes that make it unlike every other."""
         self.phase.serial += 1
         stamp = f"{self.phase.serial} {self.rng.getrandbits(32):x} "
         if self.dialect.is_hixie or self.rng.random() < 0.5:
@@ -334,9 +351,8 @@ class Visit:
         return "binary", stamp.encode() + BYTES[begin : begin + size]
 
     def text(self, size):
-        # Two bytes for a character, more or less.
-        begin = self.rng.randrange(len(TEXTS) - size // 2)
-        return TEXTS[begin : begin + size // 2]
+        begin = self.rng.randrange(len(TEXTS) - size)
+        return TEXTS[begin : begin + size].encode()[:size].decode(errors="ignore")
 
     def mask(self):
         return self.rng.randbytes(4)
@@ -353,6 +369,12 @@ class Visit:
             check(len(rest) < 40, "a FIN was answered with", rest)
             return
         await peer.close(self.rng.choice([1000, 3000, 4999]))
+
+
+def is_last(asked):
+    """Does the server end the connection behind its answer?"""
+    data, status, *_ = asked
+    return status == 405 or b"Connection: close" in data
 
 
 async def ended(task):
