@@ -3,6 +3,7 @@
 # make examples  the C programs, in target/examples/c
 # make lint      format and clippy
 # make bench     echo beside the floor: CPU per message
+# make soak      an hour of everything at once, memory and descriptors watched; MINUTES=15
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n
 # make fuzz      every fuzz target for FUZZ_SECONDS=600, or those of FUZZ="http messages"
@@ -10,13 +11,14 @@
 
 CARGO    ?= cargo
 CC       ?= cc
+MINUTES  ?= 60
 PREFIX   ?= /usr/local
 FUZZ_SECONDS ?= 600
 DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test lint examples bench sim fuzz replay library install clean
+.PHONY: all demo test lint examples bench soak sim fuzz replay library install clean
 
 all: examples
 
@@ -59,6 +61,9 @@ fuzz:
 
 bench: examples
 	python3 tests/bench/bench.py $(BENCH)
+
+soak: examples
+	python3 tests/soak/soak.py --minutes $(MINUTES) $(SOAK)
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 

@@ -183,7 +183,10 @@ def frame(opcode, payload=b"", *, fin=True, reserved=0, mask=MASK, length=None):
     head = bytes([fin << 7 | reserved << 4 | opcode, (mask is not None) << 7 | marker]) + extended
     if mask is None:
         return head + payload
-    return head + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+    # As one large number, since messages of megabytes are masked too.
+    stream = (mask * (len(payload) // 4 + 1))[: len(payload)]
+    masked = int.from_bytes(payload, "big") ^ int.from_bytes(stream, "big")
+    return head + mask + masked.to_bytes(len(payload), "big")
 
 
 def close_frame(code=None, reason=b""):
