@@ -16,9 +16,10 @@
  *     features never change a layout.
  *  R7 The library never ends or poisons its host. Every entry point stops
  *     panics (FDX_E_PANIC); a panic on a shard costs one connection (1011).
- *     The one exception: a failed allocation of less than a page ends the
- *     process, as it does in most hosts. What a peer or you choose the size of
- *     is never allocated that way.
+ *     The one exception: without memory for a piece of less than a page, or for
+ *     a list of its own to grow, the process ends, as it does in most hosts.
+ *     What a peer or you choose the size of (a message, a request, a reply) is
+ *     never allocated that way.
  *  Callbacks must return: an exception or a longjmp through the library ends
  *  the process.
  *  Input pointers need to live only until the call returns. NULL where it is
@@ -908,8 +909,8 @@ fdx_status fdx_conns(fdx_server *server,
 // `server` is live; `stats` has its `struct_size` set.
 fdx_status fdx_get_stats(fdx_server *server, fdx_stats *stats);
 
-// The sums of a server as OpenMetrics text, what `http.metrics` serves. [any] At most `cap` bytes
-// with the NUL go to `buf`; `*needed` is set always.
+// The sums of a server as OpenMetrics text, what `http.metrics` serves to who asks for it. [any]
+// At most `cap` bytes with the NUL go to `buf`; `*needed` is set always.
 //
 // `FDX_OK`; `FDX_E_BUFFER`; `FDX_E_INVALID_ARG`.
 //

@@ -406,7 +406,7 @@ pub static OPTIONS: [OptionSpec; 30] = [
         kind: "number",
         default: "0",
         live: true,
-        help: "Most connections from one address. Over it: HTTP status 429. 0: no limit.",
+        help: "Most connections from one address (IPv6: one /64 network). Over it: HTTP status 429. 0: no limit.",
         set: |settings, value| {
             put(
                 &mut settings.limits.connections_per_ip,
@@ -419,7 +419,8 @@ pub static OPTIONS: [OptionSpec; 30] = [
         kind: "rate",
         default: "0",
         live: true,
-        help: "New connections from one address, like 10/s burst 50. Over it: HTTP status 429. 0: no limit.",
+        help: "New connections from one address (IPv6: one /64 network), like 10/s burst 50. Over it: HTTP status 429. \
+               0: no limit.",
         set: |settings, value| put(&mut settings.limits.connection_rate_per_ip, rate(value)),
     },
     OptionSpec {
@@ -427,7 +428,8 @@ pub static OPTIONS: [OptionSpec; 30] = [
         kind: "rate",
         default: "0",
         live: true,
-        help: "Messages of one connection, like 100/s burst 200. Over it: close code 1008. 0: no limit.",
+        help: "Messages, or plain requests, of one connection, like 100/s burst 200. Over it: close code 1008, or \
+               HTTP status 429. 0: no limit.",
         set: |settings, value| put(&mut settings.limits.message_rate, rate(value)),
     },
     OptionSpec {
@@ -552,7 +554,7 @@ pub static OPTIONS: [OptionSpec; 30] = [
         kind: "path",
         default: "",
         live: true,
-        help: "Answer GET on this path, like /metrics, with the server's sums as OpenMetrics text. Empty: nowhere.",
+        help: "Answer GET on this path, like /metrics, with the server's sums for Prometheus. Empty: nowhere.",
         set: |settings, value| put(&mut settings.http.metrics, path(value)),
     },
     OptionSpec {

@@ -8,6 +8,8 @@
 #   py27   Python 2.7 with the Autobahn test suite and a WebSocket client of 2011
 #   node   npm's ws, as of 2015 (it still speaks version 8) and as of today
 #   bin    cargo-fuzz
+#   proxies  HAProxy and nginx, unpacked and not installed, so that none starts as a service
+#   promtool   Prometheus' own reader of metrics
 #
 # A second run takes no time: a stamp says which version of this script did its work here.
 set -euo pipefail
@@ -23,6 +25,8 @@ main() {
     cargo_fuzz
     python3_environment
     node_packages
+    proxies
+    prometheus_tool
     python27=$(find_python27)
     if [ -z "$python27" ]; then
         # No stamp: the next run looks again. The tests that need it fail by name until then.
@@ -40,6 +44,7 @@ system_packages() {
     local missing=()
     have chromium                                || missing+=(chromium)
     have valgrind                                || missing+=(valgrind)
+    have curl                                    || missing+=(curl)
     have pkg-config                              || missing+=(pkg-config)
     perl -MProtocol::WebSocket -e1 2>/dev/null   || missing+=(libprotocol-websocket-perl)
     have ruby                                    || missing+=(ruby)
@@ -96,6 +101,39 @@ node_packages() {
     # Without scripts: the old one would compile an add-on that it can do without.
     npm install --prefix "$env/node" --ignore-scripts --no-audit --no-fund --silent --save-exact --omit=optional \
         ws-2015@npm:ws@0.8.0 options@0.0.6 ultron@1.0.2 ws-today@npm:ws@8.23.0
+}
+
+proxies() {
+    say "HAProxy and nginx"
+    rm -rf "$env/proxies"
+    mkdir -p "$env/proxies/packages"
+    download_proxies || { as_root apt-get update -qq && download_proxies; }
+    local package libraries=()
+    for package in "$env"/proxies/packages/*.deb; do
+        dpkg-deb -x "$package" "$env/proxies"
+        mapfile -t -O ${#libraries[@]} libraries < <(libraries_of "$package")
+    done
+    if dpkg -s "${libraries[@]}" >/dev/null 2>&1; then return; fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${libraries[@]}" >/dev/null
+}
+
+download_proxies() { (cd "$env/proxies/packages" && apt-get download -qq haproxy nginx); }
+
+# The first of alternatives, without versions.
+libraries_of() { dpkg-deb -f "$1" Depends | tr ',' '\n' | sed 's/^ *//; s/[ |(:].*//' | grep -E '^z?lib'; }
+
+# Out of Debian's package, which is not installed: that would start a server.
+prometheus_tool() {
+    local folder
+    say "promtool"
+    folder=$(mktemp -d)
+    cd "$folder"
+    download() { apt-get download -qq -o APT::Sandbox::User="$(id -un)" prometheus; }
+    download 2>/dev/null || { as_root apt-get update -qq; download; }
+    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+    mv usr/bin/promtool "$env/promtool"
+    cd - >/dev/null
+    rm -r "$folder"
 }
 
 python27_environment() {

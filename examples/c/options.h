@@ -87,22 +87,19 @@ static inline void read_options(struct options *options, fdx_config *config, int
         set_option(options, config, "listen", options->listen[0]);
 }
 
-/* Prints "listening on HOST:PORT" for each listener, with the port that `:0` became. */
+/* Prints "listening on ADDRESS" for each listener, with the port that `:0` became. */
 static inline void announce(const struct options *options, fdx_server *server)
 {
     for (size_t i = 0; i < options->listen_count; i++) {
         const char *address = options->listen[i];
-        const char *parameters = strchr(address, '?');
-        int length = (int)(parameters ? (size_t)(parameters - address) : strlen(address));
-        int host_length = length;
+        size_t length = strcspn(address, "?");
         uint16_t port = 0;
 
-        while (host_length > 0 && address[host_length - 1] != ':')
-            host_length--;
-        if (fdx_listener_port(server, (uint32_t)i, &port) == FDX_OK && port != 0)
-            printf("listening on %.*s%u\n", host_length, address, port);
+        if (strncmp(address, "fd:", 3) != 0 && length >= 2 && strncmp(address + length - 2, ":0", 2) == 0 &&
+            fdx_listener_port(server, (uint32_t)i, &port) == FDX_OK && port != 0)
+            printf("listening on %.*s%u\n", (int)length - 1, address, port);
         else
-            printf("listening on %.*s\n", length, address);   /* a path or a descriptor */
+            printf("listening on %.*s\n", (int)length, address);
     }
     fflush(stdout);
 }

@@ -126,10 +126,10 @@ impl MioDriver {
     }
 
     fn read_ready<S>(&mut self, batch: &mut Batch<S>) {
-        let mut start = 0;
+        let (mut start, mut lent_bytes) = (0, 0);
         for _ in 0..self.ready.len() {
             let window = (batch.arena.len() - start).min(READ_BYTES_MAX);
-            if window < READ_BYTES_MIN {
+            if window < READ_BYTES_MIN || lent_bytes >= LENT_BYTES_PER_TURN {
                 // The turn has enough to do; the rest comes with the next.
                 return;
             }
@@ -155,6 +155,7 @@ impl MioDriver {
                 Ok(len) => {
                     if lent {
                         let Lent { buffer, .. } = *connection.lent.take().expect("it was there above");
+                        lent_bytes += len;
                         batch.completions.push(Completion::Filled { slot, buffer, len });
                     } else {
                         batch.completions.push(Completion::Received { slot, start, len });
@@ -445,6 +446,8 @@ const READ_BYTES_MAX: usize = 128 * 1024;
 const READ_BYTES_MIN: usize = 16 * 1024;
 /// What a turn reads at most, in all.
 pub const ARENA_BYTES: usize = 512 * 1024;
+/// What a turn reads into lent memory.
+const LENT_BYTES_PER_TURN: usize = 2 * 1024 * 1024;
 /// What a turn is told at most: it bounds how long the others wait.
 const EVENTS_MAX: usize = 256;
 /// New connections in a turn: a storm of them must not starve the open ones.

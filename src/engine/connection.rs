@@ -99,8 +99,6 @@ pub struct Flags {
     pub head_only: bool,
     /// After the reply to this request there may be another.
     pub keeps_alive: bool,
-    /// It waits for the next turn with what has come behind this request.
-    pub yielded: bool,
     /// The gate has let it in…
     pub entered: bool,
     /// … and counted it under its client's address.

@@ -1,9 +1,9 @@
 //! Who a client is: the socket's other end, or whom a trusted proxy names in its place, by the
 //! PROXY protocol before everything else or in a header of each request.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use log::info;
+use log::{info, warn};
 
 use super::Engine;
 use super::connection::Stage;
@@ -35,6 +35,16 @@ impl Proxies {
 }
 
 impl Engine {
+    /// Options that together do nothing are a mistake.
+    pub fn warn_of_settings(&self) {
+        let Proxies { trusted, versions, forwarded } = &self.settings.proxies;
+        let is_asked = *versions != ProxyVersions::Off || *forwarded != ForwardedHeaders::Off;
+        if self.shard == 0 && is_asked && trusted.is_empty() {
+            warn!(target: "fullduplex::config",
+                "proxy.protocol and forwarded.headers do nothing while proxy.trusted names nobody");
+        }
+    }
+
     /// The client, as far as it is known.
     pub(super) fn client(&self, slot: Slot) -> Endpoint {
         let rare = self.connections[slot as usize].rare.as_ref();
@@ -76,7 +86,7 @@ impl Engine {
 
     /// Counts the client by its address. False: it was refused.
     pub(super) fn count_client(&mut self, slot: Slot) -> bool {
-        let Some(ip) = self.client(slot).ip() else { return true };
+        let Some(ip) = self.counted_address(slot) else { return true };
         match self.gate.enter_from(ip, &self.settings.limits, self.now) {
             Ok(is_counted) => self.connections[slot as usize].flags.counted = is_counted,
             Err(refusal) => {
@@ -91,6 +101,14 @@ impl Engine {
         true
     }
 
+    /// Of IPv6 the network counts: who has one address there has 2^64.
+    fn counted_address(&self, slot: Slot) -> Option<IpAddr> {
+        Some(match self.client(slot).ip()? {
+            IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & IPV6_NETWORK).into()),
+            v4 => v4,
+        })
+    }
+
     /// A refusal has its price, too: a storm of refused ones is only cut.
     pub(super) fn refuse_at_gate(&mut self, slot: Slot, refusal: Refusal) {
         self.refused_at_gate += 1;
@@ -102,7 +120,7 @@ impl Engine {
 
     pub(super) fn uncount_client(&mut self, slot: Slot) {
         if std::mem::take(&mut self.connections[slot as usize].flags.counted) {
-            let ip = self.client(slot).ip().expect("who has no address is not counted");
+            let ip = self.counted_address(slot).expect("who has no address is not counted");
             self.gate.leave_from(ip);
         }
     }
@@ -128,3 +146,5 @@ impl Engine {
 
 /// Connections of a shard that are being told that they can't come in.
 const REFUSED_AT_GATE_MAX: usize = 1024;
+/// A network has 64 bits, and its hosts the others (RFC 7421).
+const IPV6_NETWORK: u128 = !0 << 64;

@@ -66,8 +66,12 @@ pub struct Engine {
     events: VecDeque<Event>,
     /// Connections that the flush must look at.
     dirty: VecDeque<Slot>,
-    /// Connections that have more to do than one turn's share.
+    /// Connections that have more to write, or more requests to answer, than one turn's share.
     unfinished: Vec<Slot>,
+    /// Replies of this turn that another request has followed.
+    replies_in_turn: usize,
+    /// Writes of this turn that came from a download.
+    downloads_in_turn: usize,
     /// Ends that wait until the embedder has seen what came before them.
     endings: Vec<(Slot, Ending)>,
     /// Memory for the driver to read long frames into.
@@ -188,6 +192,8 @@ impl Engine {
             events: VecDeque::new(),
             dirty: VecDeque::new(),
             unfinished: Vec::new(),
+            replies_in_turn: 0,
+            downloads_in_turn: 0,
             endings: Vec::new(),
             lent: Vec::new(),
             discarded: Vec::new(),
@@ -222,9 +228,13 @@ impl Engine {
     pub fn begin_turn(&mut self, now: Time) {
         self.now = now;
         self.turns += 1;
-        while let Some(slot) = self.unfinished.pop() {
+        (self.replies_in_turn, self.downloads_in_turn) = (0, 0);
+        // In their order, so that who had no share last time is the first.
+        let mut unfinished = std::mem::take(&mut self.unfinished);
+        for slot in unfinished.drain(..) {
             self.mark_dirty(slot);
         }
+        self.unfinished = unfinished;
     }
 
     pub fn is_stopping(&self) -> bool {

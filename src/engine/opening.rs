@@ -17,10 +17,11 @@ use crate::protocol::handshake::{self, Offer};
 use crate::protocol::http::{Refusal, Request};
 
 impl Engine {
-    /// Gives a new connection a slot, if one is to be had.
+    /// Gives a new connection a slot, if one is to be had. Also while the server stops: it was
+    /// accepted before the listeners closed.
     pub fn admit<S>(&mut self, accepted: &Accepted<S>) -> Option<Slot> {
         let is_full = self.free.is_empty() && self.connections.len() == SLOTS_MAX;
-        if self.stopping.is_some() || is_full {
+        if is_full {
             return None;
         }
         let proxies = &self.settings.proxies;

@@ -180,26 +180,32 @@ impl Engine {
         }
     }
 
-    /// Reads a download as the kernel takes it, up to a connection's share of the turn.
+    /// Reads a download as the kernel takes it: one write, and the next one behind those of the
+    /// others.
     pub(super) fn write_download<D: Driver>(
         &mut self,
         slot: Slot,
         driver: &mut D,
         arena: &[u8],
     ) -> io::Result<()> {
-        for _ in 0..DOWNLOAD_WRITES_PER_TURN {
-            let is_blocked = |engine: &Self| engine.connections[slot as usize].outbox.is_some();
-            if is_blocked(self) || !self.is_downloading(slot) {
-                return Ok(());
-            }
-            while self.connections[slot as usize].outbox_bytes() < DOWNLOAD_WRITE_BYTES
-                && self.is_downloading(slot)
-            {
-                self.read_download(slot)?;
-            }
-            self.write_outbox(slot, driver, arena)?;
+        let is_blocked = |engine: &Self| engine.connections[slot as usize].outbox.is_some();
+        if is_blocked(self) || !self.is_downloading(slot) {
+            return Ok(());
         }
-        self.unfinished.push(slot);
+        if self.downloads_in_turn == DOWNLOADS_PER_TURN {
+            self.unfinished.push(slot);
+            return Ok(());
+        }
+        self.downloads_in_turn += 1;
+        while self.connections[slot as usize].outbox_bytes() < DOWNLOAD_WRITE_BYTES
+            && self.is_downloading(slot)
+        {
+            self.read_download(slot)?;
+        }
+        self.write_outbox(slot, driver, arena)?;
+        if !is_blocked(self) && self.is_downloading(slot) {
+            self.mark_dirty(slot);
+        }
         Ok(())
     }
 
@@ -243,12 +249,11 @@ impl Engine {
             rare.download = None;
         }
         match connection.flags.keeps_alive {
-            // A read may hold thousands of requests, and the others want their turn, too.
-            true if connection.protocol.has_backlog() && !connection.flags.yielded => {
-                connection.flags.yielded = true;
-                self.unfinished.push(slot);
+            true if self.replies_in_turn == REPLIES_PER_TURN => self.unfinished.push(slot),
+            true => {
+                self.replies_in_turn += 1;
+                self.begin_next_request(slot);
             }
-            true => self.begin_next_request(slot),
             false => {
                 connection.protocol.refuse();
                 self.finish(slot);
@@ -293,5 +298,6 @@ impl Engine {
 
 const DOWNLOAD_PIECE_BYTES: usize = 16 * 1024;
 const DOWNLOAD_WRITE_BYTES: usize = 64 * 1024;
-/// More must wait for the next turn: the others want theirs, too.
-const DOWNLOAD_WRITES_PER_TURN: usize = 4;
+/// More must wait for the next turn, however many ask: the others want theirs, too.
+const DOWNLOADS_PER_TURN: usize = 32;
+const REPLIES_PER_TURN: usize = 256;

@@ -93,6 +93,7 @@ impl Engine {
         let interval = settings.timeouts.ping_interval;
         let is_new_interval = interval != self.settings.timeouts.ping_interval;
         self.settings = settings;
+        self.warn_of_settings();
         for slot in 0..self.connections.len() as Slot {
             let connection = &mut self.connections[slot as usize];
             let pings = connection.protocol.dialect().is_some_and(|dialect| dialect.awaits_close());

@@ -7,7 +7,7 @@ use super::server::fdx_server;
 use super::status::*;
 use super::{guard, handle, string_out, struct_out};
 use crate::engine::table::{Count, Counters};
-use crate::server::pages::metrics_text;
+use crate::server::pages::{MetricsForm, metrics_text};
 
 /// Counted since the start. Set `struct_size` to `sizeof(fdx_stats)`. Fields of features that are
 /// not in this build are 0.
@@ -96,8 +96,8 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
     })
 }
 
-/// The sums of a server as OpenMetrics text, what `http.metrics` serves. [any] At most `cap` bytes
-/// with the NUL go to `buf`; `*needed` is set always.
+/// The sums of a server as OpenMetrics text, what `http.metrics` serves to who asks for it. [any]
+/// At most `cap` bytes with the NUL go to `buf`; `*needed` is set always.
 ///
 /// `FDX_OK`; `FDX_E_BUFFER`; `FDX_E_INVALID_ARG`.
 ///
@@ -113,7 +113,8 @@ pub unsafe extern "C" fn fdx_metrics_text(
     guard(|| {
         // SAFETY: promised by the caller.
         let handle = unsafe { handle(server) }?;
+        let text = metrics_text(handle.server.tables(), MetricsForm::OpenMetrics);
         // SAFETY: promised by the caller.
-        unsafe { string_out(metrics_text(handle.server.tables()).as_bytes(), buf, cap, needed) }
+        unsafe { string_out(text.as_bytes(), buf, cap, needed) }
     })
 }

@@ -276,11 +276,6 @@ impl Protocol {
         Ok(backlog)
     }
 
-    /// Have bytes come behind the request?
-    pub fn has_backlog(&self) -> bool {
-        matches!(&self.state, State::Deciding { backlog, .. } if !backlog.is_empty())
-    }
-
     /// A plain request was answered and another may follow: the bytes of it that are here
     /// already, to be received again.
     pub fn next_request(&mut self) -> Vec<u8> {

@@ -61,14 +61,16 @@ impl<S> Mailbox<S> {
         Ok(())
     }
 
-    /// Hands a connection over. If the shard is gone the connection ends.
-    pub fn hand_over(&self, accepted: Accepted<S>) {
+    /// Hands a connection over. Gives it back if the shard is gone.
+    pub fn hand_over(&self, accepted: Accepted<S>) -> Result<(), Accepted<S>> {
         let mut mail = self.lock();
-        if !mail.is_closed {
-            mail.sockets.push(accepted);
-            drop(mail);
-            self.ring();
+        if mail.is_closed {
+            return Err(accepted);
         }
+        mail.sockets.push(accepted);
+        drop(mail);
+        self.ring();
+        Ok(())
     }
 
     /// Takes everything out, into `mail`, whose lists are empty and give their memory back.
@@ -82,10 +84,12 @@ impl<S> Mailbox<S> {
         }
     }
 
-    /// Nothing more can be put in; gives back what is there.
-    pub fn close(&self) -> Mail<S> {
+    /// Nothing more can be put in; gives back what is there. `None`: a connection is, and who was
+    /// accepted is served.
+    pub fn close(&self) -> Option<Mail<S>> {
         let mut mail = self.lock();
-        std::mem::replace(&mut *mail, Mail { is_closed: true, ..Mail::default() })
+        let is_nobody_there = mail.sockets.is_empty();
+        is_nobody_there.then(|| std::mem::replace(&mut *mail, Mail { is_closed: true, ..Mail::default() }))
     }
 
     fn ring(&self) {
@@ -117,6 +121,7 @@ impl<S: Send> Letterbox for Mailbox<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::Endpoint;
     use crate::engine::event::ClosedBy;
     use crate::id::ConnId;
     use std::sync::atomic::AtomicUsize;
@@ -175,7 +180,18 @@ mod tests {
     fn a_closed_mailbox_gives_commands_back() {
         let mailbox = Mailbox::<()>::new(Arc::new(Bell::default()));
         assert!(mailbox.post(command()).is_ok());
-        assert_eq!(mailbox.close().commands.len(), 1);
+        assert_eq!(mailbox.close().expect("no connection is there").commands.len(), 1);
         assert!(mailbox.post(command()).is_err());
+    }
+
+    #[test]
+    fn a_mailbox_closes_when_its_connections_are_taken_and_gives_later_ones_back() {
+        let accepted = || Accepted { socket: (), peer: Endpoint::Unix, local: Endpoint::Unix };
+        let mailbox = Mailbox::new(Arc::new(Bell::default()));
+        assert!(mailbox.hand_over(accepted()).is_ok());
+        assert!(mailbox.close().is_none());
+        mailbox.take(&mut Mail::default());
+        assert!(mailbox.close().is_some());
+        assert!(mailbox.hand_over(accepted()).is_err());
     }
 }

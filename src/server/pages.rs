@@ -36,8 +36,9 @@ impl Pages for ServerPages {
             (true, false) => Reply::text(200, NO_STORE, "ok\n"),
             (true, true) => Reply::text(503, NO_STORE, "stopping\n"),
             _ => {
-                let headers = format!("{NO_STORE}Content-Type: {METRICS_CONTENT_TYPE}\r\n");
-                Reply::new(200, headers, metrics_text(&self.tables).into_bytes())
+                let form = MetricsForm::wanted(request);
+                let headers = format!("{NO_STORE}Content-Type: {}\r\n", form.content_type());
+                Reply::new(200, headers, metrics_text(&self.tables, form).into_bytes())
             }
         })
     }
@@ -47,18 +48,49 @@ impl Pages for ServerPages {
     }
 }
 
-/// The sums of all shards as OpenMetrics text (openmetrics.io, 1.0.0).
-pub fn metrics_text(tables: &[Arc<Table>]) -> String {
+/// The two languages of Prometheus. They differ in what they call a counter, and OpenMetrics has
+/// an end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum MetricsForm {
+    /// openmetrics.io, 1.0.0
+    OpenMetrics,
+    /// What every reader knows: the text format, 0.0.4.
+    Text,
+}
+
+impl MetricsForm {
+    /// As the client libraries of Prometheus choose: OpenMetrics for those who name it.
+    fn wanted(request: &Request) -> Self {
+        let is_open_metrics = |accepted: &[u8]| {
+            let end = accepted.iter().position(|&byte| byte == b';').unwrap_or(accepted.len());
+            accepted[..end].trim_ascii().eq_ignore_ascii_case(b"application/openmetrics-text")
+        };
+        if request.list("accept").any(is_open_metrics) { Self::OpenMetrics } else { Self::Text }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// The sums of all shards.
+pub fn metrics_text(tables: &[Arc<Table>], form: MetricsForm) -> String {
     let mut text = String::new();
     let sum = |count: fn(&Counters) -> &Count| -> u64 {
         tables.iter().map(|table| count(&table.counters).get()).sum()
     };
     let mut row = |name: &str, kind: &str, help: &str, value: u64| {
-        // "The MetricPoint's Total Value Sample MetricName MUST have the suffix _total."
+        // "The MetricPoint's Total Value Sample MetricName MUST have the suffix _total." To the
+        // text format it is a part of the name.
         let suffix = if kind == "counter" { "_total" } else { "" };
+        let family = if form == MetricsForm::Text { suffix } else { "" };
         let _ = write!(
             text,
-            "# TYPE fullduplex_{name} {kind}\n# HELP fullduplex_{name} {help}\nfullduplex_{name}{suffix} {value}\n"
+            "# TYPE fullduplex_{name}{family} {kind}\n# HELP fullduplex_{name}{family} {help}\n\
+             fullduplex_{name}{suffix} {value}\n"
         );
     };
     row("connections", "gauge", "WebSocket connections open now.", sum(|of| &of.connections));
@@ -75,9 +107,10 @@ pub fn metrics_text(tables: &[Arc<Table>]) -> String {
     row("received_bytes", "counter", "Bytes from peers.", sum(|of| &of.bytes_in));
     row("sent_bytes", "counter", "Bytes to peers.", sum(|of| &of.bytes_out));
     row("faults", "counter", "Bugs of the library that were contained.", sum(|of| &of.faults));
-    text.push_str("# EOF\n");
+    if form == MetricsForm::OpenMetrics {
+        text.push_str("# EOF\n");
+    }
     text
 }
 
-const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const NO_STORE: &str = "Cache-Control: no-store\r\n";

@@ -54,10 +54,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// The whole life of the shard's thread, up to its last event.
     pub fn run(mut self, is_last: impl FnOnce() -> bool) {
         self.tell(EventKind::ThreadStart);
-        while !self.engine.is_finished() {
-            self.turn();
-        }
-        let left = self.mailbox.close();
+        self.engine.warn_of_settings();
+        let left = loop {
+            while !self.engine.is_finished() {
+                self.turn();
+            }
+            match self.mailbox.close() {
+                Some(left) => break left,
+                None => self.turn(),
+            }
+        };
         for command in left.commands {
             self.engine.obey(command);
         }
@@ -124,7 +130,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             } else {
                 let next = self.spread_next % self.spread_over.len();
                 self.spread_next = next + 1;
-                self.spread_over[next].hand_over(accepted);
+                // A shard that has stopped already is gone; this one, which listens, is not.
+                if let Err(accepted) = self.spread_over[next].hand_over(accepted) {
+                    self.adopt(accepted);
+                }
             }
         }
     }

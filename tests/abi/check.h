@@ -25,6 +25,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -230,8 +231,8 @@ static inline fdx_stats new_stats(void)
 /* Is this an event of a connection's life, from OPEN to CLOSE? */
 static inline int is_of_open_life(uint16_t type)
 {
-    return type == FDX_EV_OPEN || type == FDX_EV_MESSAGE || type == FDX_EV_DRAIN || type == FDX_EV_CLOSE ||
-           type == FDX_EV_PING || type == FDX_EV_PONG;
+    return type == FDX_EV_OPEN || type == FDX_EV_MESSAGE || type == FDX_EV_FRAGMENT || type == FDX_EV_DRAIN ||
+           type == FDX_EV_CLOSE || type == FDX_EV_PING || type == FDX_EV_PONG;
 }
 
 /* Records the event; then the promises that hold for every event in every test are checked. */
@@ -285,7 +286,7 @@ static inline void host_open(void *user_data, fdx_server *server, const fdx_even
 
 static inline void host_message(void *user_data, fdx_server *server, const fdx_event *event)
 {
-    CHECK(event->type == FDX_EV_MESSAGE && event->conn != 0);
+    CHECK((event->type == FDX_EV_MESSAGE || event->type == FDX_EV_FRAGMENT) && event->conn != 0);
     host_record(user_data, server, event);
 }
 
@@ -523,32 +524,40 @@ typedef struct client {
     int fin;
 } client;
 
-static inline client client_dial_with(uint16_t port, int receive_buffer)
+/* Its fd is -1 if nobody listens there. */
+static inline client client_dial_at(const struct sockaddr *address, socklen_t address_len, int receive_buffer)
 {
     client c;
-    struct sockaddr_in address;
     struct timeval limit;
     int one = 1;
 
     memset(&c, 0, sizeof c);
-    memset(&address, 0, sizeof address);
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    c.fd = socket(AF_INET, SOCK_STREAM, 0);
+    c.fd = socket(address->sa_family, SOCK_STREAM, 0);
     CHECK(c.fd >= 0);
     limit.tv_sec = runs_slowly() ? 60 : 10;
     limit.tv_usec = 0;
     setsockopt(c.fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     setsockopt(c.fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-    setsockopt(c.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (address->sa_family != AF_UNIX)
+        setsockopt(c.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (receive_buffer)
         setsockopt(c.fd, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
-    if (connect(c.fd, (struct sockaddr *)&address, sizeof address) != 0) {
+    if (connect(c.fd, address, address_len) != 0) {
         close(c.fd);
         c.fd = -1;
     }
     return c;
+}
+
+static inline client client_dial_with(uint16_t port, int receive_buffer)
+{
+    struct sockaddr_in address;
+
+    memset(&address, 0, sizeof address);
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return client_dial_at((struct sockaddr *)&address, sizeof address, receive_buffer);
 }
 
 static inline client client_dial(uint16_t port)

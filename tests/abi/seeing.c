@@ -143,7 +143,7 @@ static void the_log_receives_lines_up_to_its_level(void)
 }
 
 /* One line to wait for. */
-struct wanted { const char *target, *part; int32_t level; counter found; };
+struct wanted { const char *target, *part; int32_t level; int of_the_server; counter found; };
 
 static void find_in_the_log(void *user_data, int32_t level, fdx_conn conn, const char *target, const char *text, size_t len)
 {
@@ -153,7 +153,7 @@ static void find_in_the_log(void *user_data, int32_t level, fdx_conn conn, const
     CHECK(len < sizeof line);
     memcpy(line, text, len);
     line[len] = '\0';
-    if (level == wanted->level && conn != 0 && strcmp(target, wanted->target) == 0 && strstr(line, wanted->part))
+    if (level == wanted->level && (conn == 0) == wanted->of_the_server && strcmp(target, wanted->target) == 0 && strstr(line, wanted->part))
         counter_add(&wanted->found);
 }
 
@@ -244,6 +244,26 @@ static void a_slow_callback_is_a_warning_by_the_name_of_its_event(void)
     fdx_set_log(0, NULL, NULL, NULL);
 }
 
+static void options_that_do_nothing_together_are_a_warning(void)
+{
+    struct wanted wanted;
+    host *h;
+
+    memset(&wanted, 0, sizeof wanted);
+    wanted.level = 2;
+    wanted.of_the_server = 1;
+    wanted.target = "fullduplex::config";
+    wanted.part = "proxy.trusted names nobody";
+    fdx_set_log(3, find_in_the_log, &wanted, NULL);
+    h = host_start("proxy.protocol = v2\n", ON_USUAL, NULL, NULL);
+    CHECK_SOON(counter_get(&wanted.found) == 1);
+    host_end(h);
+    h = host_start("proxy.protocol = v2\nproxy.trusted = 192.0.2.1\n", ON_USUAL, NULL, NULL);
+    host_end(h);
+    CHECK(counter_get(&wanted.found) == 1);
+    fdx_set_log(0, NULL, NULL, NULL);
+}
+
 static void without_a_log_the_library_writes_nothing_anywhere(void)
 {
     int out[2], saved[2], i;
@@ -324,6 +344,7 @@ int main(void)
     PROVE(the_log_receives_lines_up_to_its_level);
     PROVE(each_refusal_and_violation_is_a_line_with_its_connection_and_reason);
     PROVE(a_slow_callback_is_a_warning_by_the_name_of_its_event);
+    PROVE(options_that_do_nothing_together_are_a_warning);
     PROVE(without_a_log_the_library_writes_nothing_anywhere);
     PROVE(events_of_the_server_itself_belong_to_no_connection);
     PROVE(the_sums_are_told_as_text_for_as_long_as_the_buffer_is);

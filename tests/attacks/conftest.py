@@ -25,15 +25,16 @@ def threads(request):
 
 @pytest.fixture
 def attacked(threads, monkeypatch):
-    """`with attacked(settings) as server:` holds an attack; the server must be healthy when it is left."""
+    """`with attacked(settings) as server:` holds an attack; the server must be healthy when it is left. Any program will
+    do that sends messages back."""
     # What glibc keeps of memory that was freed depends on what lies above it. Pieces from here on go straight back to
     # the kernel, so that what is resident is what the server holds.
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4096")
 
     @contextmanager
-    def attack(settings=None):
+    def attack(settings=None, program="echo"):
         settings = {"threads": threads, "http.metrics": METRICS, **(settings or {})}
-        with Program("echo", settings=settings) as running:
+        with Program(program, settings=settings) as running:
             server = Attacked(running)
             try:
                 yield server

@@ -8,32 +8,38 @@ import subprocess
 import urllib.request
 
 from support import wire
+from support.dialects import RFC_6455
 from support.places import ROOT, TARGET
 
 README = ROOT / "README.md"
 BEGIN, END = re.escape("<!-- options: begin"), re.escape("<!-- options: end -->")
 
 
-def block(language):
-    """The first code block in a language."""
-    return re.search(rf"^```{language}\n(.*?)^```$", README.read_text(), re.M | re.S).group(1)
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.M | re.S)
 
 
-def test_the_server_in_twenty_lines_builds_and_echoes(tmp_path):
-    code = block("c").replace("127.0.0.1:9001", "127.0.0.1:0")
-    # The program of the README does not print its port; this line does it for the test.
-    code = code.replace("    getchar();", '''    uint16_t port = 0;
+# The program of the README does not print its port; this does it for the tests.
+ANNOUNCE = '''    uint16_t port = 0;
     fdx_listener_port(server, 0, &port);
     printf("listening on 127.0.0.1:%u\\n", port);
     fflush(stdout);
-    getchar();''')
-    (tmp_path / "server.c").write_text(code)
+    getchar();'''
+
+
+def build(code, folder):
+    (folder / "server.c").write_text(code.replace("    getchar();", ANNOUNCE))
     command = re.search(r"^cc .*$", README.read_text(), re.M).group(0)
-    subprocess.run(command.replace("server.c", str(tmp_path / "server.c"))
-                   .replace("-o server", f"-o {tmp_path / 'server'} -Wall -Wextra -Werror"
+    subprocess.run(command.replace("server.c", str(folder / "server.c"))
+                   .replace("-o server", f"-o {folder / 'server'} -Wall -Wextra -Werror"
                             " -Wno-unused-parameter"),
                    shell=True, check=True, cwd=ROOT)
-    server = subprocess.Popen([tmp_path / "server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return folder / "server"
+
+
+def test_the_server_in_twenty_lines_builds_and_echoes(tmp_path):
+    program = build(blocks("c")[0].replace("127.0.0.1:9001", "127.0.0.1:0"), tmp_path)
+    server = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert echoes_hello(listening_port(server))
         server.communicate("\n", timeout=10)
@@ -43,12 +49,50 @@ def test_the_server_in_twenty_lines_builds_and_echoes(tmp_path):
         server.wait()
 
 
+def test_the_restart_leaves_a_new_server_at_the_same_port(tmp_path):
+    server_code, restart_code = blocks("c")
+    code = "#define _POSIX_C_SOURCE 200809L\n#include <fcntl.h>\n#include <unistd.h>\n" + server_code
+    code = code.replace('"127.0.0.1:9001"', 'argc > 1 ? argv[1] : "127.0.0.1:0"')
+    code = code.replace("int main(void)", restart_code + "\nint main(int argc, char **argv)")
+    # The old one restarts at its first line of input; the next is the new one's, and ends it.
+    code = code.replace("    fdx_server_stop(server, 1001, \"bye\"", "    if (argc == 1)\n        restart(server, argv[0]);\n"
+                        "    fdx_server_stop(server, 1001, \"bye\"")
+    assert code.count("restart(server, argv[0])") == 1
+    old = subprocess.Popen([build(code, tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        port = listening_port(old)
+        with wire.Wire(port) as stays:
+            RFC_6455.read_opening(stays.send(RFC_6455.opening()))
+            old.stdin.write("\n")
+            old.stdin.flush()
+            assert stays.read_close() == 1001
+            stays.send(wire.close_frame(1001)).read_to_end()
+        assert old.wait(10) == 0
+        with RFC_6455.open(port) as comes_again:
+            assert echoes_hello(port)
+            old.stdin.write("\n")
+            old.stdin.flush()
+            assert comes_again.read_close() == 1001
+            comes_again.send(wire.close_frame(1001)).read_to_end()
+    finally:
+        old.kill()
+        old.wait()
+        old.stdin.close()  # which ends the new one, too
+
+
 def echoes_hello(port):
-    with wire.Wire(port) as connection:
-        connection.send(wire.request("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
-                                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="))
-        connection.read_head()
-        return connection.send(wire.frame(wire.TEXT, b"hello")).read(7) == b"\x81\x05hello"
+    with RFC_6455.open(port) as connection:
+        return connection.send(RFC_6455.text(b"hello")).read(7) == RFC_6455.echo(b"hello")
+
+
+def test_every_settings_file_is_understood():
+    library = load_library()
+    library.fdx_config_new.restype = ctypes.c_void_p
+    for settings in blocks("ini"):
+        config = ctypes.c_void_p(library.fdx_config_new())
+        text = settings.encode()
+        assert library.fdx_config_load(config, text, ctypes.c_size_t(len(text)), None) == 0, settings
+        library.fdx_config_free(config)
 
 
 def test_the_option_table_is_the_librarys():
@@ -93,8 +137,12 @@ class Option(ctypes.Structure):
                 ("type", ctypes.c_char_p), ("default", ctypes.c_char_p), ("help", ctypes.c_char_p)]
 
 
+def load_library():
+    return ctypes.CDLL(str(TARGET / "release" / "libfullduplex.so"))
+
+
 def option_table():
-    library = ctypes.CDLL(str(TARGET / "release" / "libfullduplex.so"))
+    library = load_library()
     library.fdx_option.restype = ctypes.POINTER(Option)
     library.fdx_option.argtypes = [ctypes.c_size_t]
     lines = ["", "| option | type | default | live | what it does |", "| --- | --- | --- | --- | --- |"]

@@ -12,6 +12,7 @@ PROGRAMS = Path(os.environ.get("FDX_PROGRAMS", TARGET / "examples" / "c"))
 ENV = TARGET / "test-env"
 PYTHON27 = ENV / "py27" / "bin" / "python"
 WSTEST = ENV / "py27" / "bin" / "wstest"
+PROMTOOL = ENV / "promtool"
 NODE_MODULES = ENV / "node" / "node_modules"
 CLIENTS = ROOT / "tests" / "conformance" / "clients"
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from support.places import PROGRAMS, ROOT
+from support.places import PROGRAMS, ROOT, TARGET
 
 # For a program on a busy machine, not for the network: the tests never wait this long.
 PATIENCE_SECONDS = 20
@@ -19,16 +19,19 @@ class Program:
     """One running example program; use it in a `with`.
 
     Leaving the block sends SIGTERM and asserts that the program ends with 0. So every test that
-    starts one also proves that it survived what the test did to it.
+    starts one also proves that it survived what the test did to it. `launcher` is a command that
+    becomes the program; `descriptors` are passed on under their numbers.
     """
 
-    def __init__(self, name, *, listen=("127.0.0.1:0",), settings=None, arguments=()):
+    def __init__(self, name, *, listen=("127.0.0.1:0",), settings=None, arguments=(), launcher=(), descriptors=()):
         self.name = name
         self.listen = listen
-        self.command = [str(PROGRAMS / name)]
+        self.settings = settings or {}
+        self.descriptors = descriptors
+        self.command = [*launcher, str(PROGRAMS / name)]
         for address in listen:
             self.command += ["--listen", address]
-        for key, value in (settings or {}).items():
+        for key, value in self.settings.items():
             self.command += ["--set", f"{key}={value}"]
         self.command += arguments
         self.addresses = []
@@ -47,7 +50,8 @@ class Program:
             pytest.fail(f"{PROGRAMS / self.name} is missing: run `make examples` first", pytrace=False)
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.errors, cwd=ROOT
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.errors, cwd=ROOT,
+            pass_fds=self.descriptors,
         )
         self.lines = queue.Queue()
         threading.Thread(target=self._read_lines, daemon=True).start()
@@ -102,21 +106,35 @@ class Program:
             line = self.lines.get(timeout=PATIENCE_SECONDS)
         except queue.Empty:
             pytest.fail(self._report("printed no `listening on` line"))
-        match = line and re.fullmatch(r"listening on (\S*:\d+)", line)
+        match = line and re.fullmatch(r"listening on (\S*:\d+|unix:\S+|systemd(:\S+)?)", line)
         if not match:
-            pytest.fail(self._report(f"should print `listening on ADDRESS:PORT`, but printed {line!r}"))
+            pytest.fail(self._report(f"should print `listening on ADDRESS`, but printed {line!r}"))
         return match[1]
 
     def _report(self, what):
         return f"{' '.join(self.command)}\n{what}; its stderr:\n{self.stderr() or '(empty)'}"
 
 
-def run_to_end(name, *arguments):
+def own_program(name):
+    """A server that only tests want: tests/support/NAME.c, built as the examples are. Its path, for `Program`."""
+    source, program = ROOT / "tests" / "support" / f"{name}.c", TARGET / "test-programs" / name
+    libraries = TARGET / "release"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        program.parent.mkdir(exist_ok=True)
+        subprocess.run(
+            ["gcc", "-std=c99", "-O2", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{ROOT}/include", f"-I{ROOT}/examples/c",
+             "-o", program, source, f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lfullduplex", "-pthread"],
+            check=True,
+        )
+    return str(program)
+
+
+def run_to_end(name, *arguments, launcher=(), descriptors=()):
     """Runs a program that should refuse to start; returns (exit code, stdout, stderr)."""
     try:
         done = subprocess.run(
-            [str(PROGRAMS / name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5,
-            cwd=ROOT,
+            [*launcher, str(PROGRAMS / name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5,
+            cwd=ROOT, pass_fds=descriptors,
         )
     except subprocess.TimeoutExpired as running:
         pytest.fail(f"{' '.join([name, *arguments])} runs instead of ending; it printed {running.stdout!r}", pytrace=False)

@@ -48,6 +48,23 @@ class Wire:
         head, _, self.unread = self.unread.partition(b"\r\n\r\n")
         return Head(head + b"\r\n\r\n")
 
+    def read_answer(self, method="GET"):
+        """The head and the body of one answer."""
+        head = self.read_head()
+        has_body = method != "HEAD" and head.status not in (100, 204, 304)
+        return head, self.read(int(head["Content-Length"])) if has_body else b""
+
+    def read_answers(self):
+        """Every answer up to the server's FIN, as (status, body)."""
+        answers = []
+        while True:
+            if not self.unread:
+                self.unread = self._receive()
+                if not self.unread:
+                    return answers
+            head, body = self.read_answer()
+            answers.append((head.status, body))
+
     def read_to_end(self):
         """Everything up to the server's FIN. An RST fails: it destroys what was sent before it."""
         give_up_at = time.monotonic() + 2 * SILENCE_SECONDS

@@ -3,8 +3,6 @@
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use fullduplex::config::HttpPages;
 use fullduplex::engine::Command;
@@ -82,20 +80,6 @@ impl Pages for TestPages {
     }
 }
 
-/// Counts how often it was asked.
-struct CountingPages(Arc<AtomicUsize>);
-
-impl Pages for CountingPages {
-    fn page(&self, _: &Request, _: &HttpPages, _: bool) -> Option<Reply> {
-        self.0.fetch_add(1, SeqCst);
-        Some(Reply::text(200, "", "ok"))
-    }
-
-    fn file(&self, _: &Request) -> Option<Reply> {
-        None
-    }
-}
-
 on_every_driver! {
     fn requests_of_one_connection_are_answered_in_order_each_under_a_number_of_its_own<W: World>() {
         let mut scene = Setup::new(&[]).wants_http().scene::<W>();
@@ -112,18 +96,17 @@ on_every_driver! {
         assert_eq!(numbers.len(), 4);
     }
 
-    fn requests_that_were_sent_ahead_are_answered_one_in_a_turn<W: World>() {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let mut scene = Setup::new(&[]).pages(CountingPages(asked.clone())).scene::<W>();
-        let client = asks(&mut scene, &get("/").repeat(50));
-        let mut before = 0;
-        scene.until("all are answered", |_| {
-            let now = asked.load(SeqCst);
-            assert!(now - before <= 1, "{} in one turn", now - before);
-            before = now;
-            now == 50
-        });
-        scene.hears(client, &vec![Heard::Http(200); 50]);
+    fn more_requests_sent_ahead_than_one_turn_answers_are_answered_in_the_next_ones<W: World>() {
+        let mut scene = Setup::new(&[]).pages(TestPages { len: 0, readable: 0 }).scene::<W>();
+        let others = [asks(&mut scene, ""), asks(&mut scene, "")];
+        let client = asks(&mut scene, &get("/health").repeat(700));
+        for other in others {
+            scene.says(other, get("/health").as_bytes());
+        }
+        scene.hears(client, &vec![Heard::Http(200); 700]);
+        for other in others {
+            scene.hears(other, &[Heard::Http(200)]);
+        }
     }
 
     fn a_late_reply_is_not_taken_for_the_next_requests<W: World>() {
@@ -260,6 +243,18 @@ on_every_driver! {
         scene.set_deaf(slow, false);
         scene.hears(slow, &[Heard::Http(200), Heard::Http(200)]);
         assert!(scene.answer(slow).ends_with(&"x".repeat(3_000_000)));
+    }
+
+    fn long_replies_to_many_share_the_turns_and_come_whole<W: World>() {
+        let pages = TestPages { len: 1_000_000, readable: u64::MAX };
+        let mut scene = Setup::new(&[]).pages(pages).scene::<W>();
+        let clients: Vec<_> = (0..5).map(|_| asks(&mut scene, "")).collect();
+        for &client in &clients {
+            scene.says(client, get("/file").repeat(2).as_bytes());
+        }
+        for &client in &clients {
+            scene.hears(client, &[Heard::Http(200), Heard::Http(200)]);
+        }
     }
 
     fn a_reply_that_can_not_be_kept_whole_is_cut_and_not_ended<W: World>() {

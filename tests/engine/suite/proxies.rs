@@ -114,6 +114,18 @@ on_every_driver! {
         }
     }
 
+    fn the_addresses_of_an_ipv6_network_count_as_one<W: World>() {
+        let options = [TRUST_ALL, ("proxy.protocol", "v1"), ("max.connections_per_ip", "1")];
+        let mut scene = Setup::new(&options).scene::<W>();
+        let line = |ip: &str| format!("PROXY TCP6 {ip} 2001:db8::1 4711 80\r\n");
+        let first = connects(&mut scene, line("2001:db8:1:2::7").as_bytes(), "");
+        scene.opens(first);
+        let neighbour = connects(&mut scene, line("2001:db8:1:2:ffff::8").as_bytes(), "");
+        scene.hears(neighbour, &[Heard::Http(429), Heard::Fin]);
+        let other = connects(&mut scene, line("2001:db8:1:3::7").as_bytes(), "");
+        scene.opens(other);
+    }
+
     fn requests_of_several_clients_on_one_connection_are_told_apart<W: World>() {
         let options = [TRUST_ALL, ("forwarded.headers", "x-forwarded-for"), ("max.connections_per_ip", "1")];
         let mut scene = Setup::new(&options).wants_http().scene::<W>();

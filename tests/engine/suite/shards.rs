@@ -119,16 +119,17 @@ on_every_driver! {
         scene.empties();
     }
 
-    fn a_connection_on_its_way_to_a_shard_that_stops_is_closed<W: World>() {
+    fn a_connection_on_its_way_to_a_shard_that_stops_is_let_in_and_told_good_bye<W: World>() {
         let mut scene = Setup::new(&[]).shards(2).scene::<W>();
         let clients = [(); 4].map(|()| scene.connect(Dialect::Rfc6455));
-        scene.stop(seconds(0), seconds(0));
+        scene.stop(seconds(0), seconds(5));
+        for client in clients {
+            scene.hears(client, &[Heard::Http(101), Heard::Close(1001, "bye".to_string())]);
+            scene.says(client, &peer::close(1001, ""));
+        }
         scene.until("both have finished", |scene| {
             scene.shards.iter().all(|shard| shard.engine().is_finished())
         });
-        for client in clients {
-            scene.loses(client);
-        }
         scene.empties();
     }
 }
