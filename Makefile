@@ -7,6 +7,7 @@
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n
 # make fuzz      every fuzz target for FUZZ_SECONDS=600, or those of FUZZ="http messages"
+# make coverage  lines and branches that the tests run, layer by layer; what does not run
 # make replay SEED=n   one simulated conversation again, step by step
 
 CARGO    ?= cargo
@@ -18,7 +19,7 @@ DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test lint examples bench soak sim fuzz replay library install clean
+.PHONY: all demo test lint examples bench soak sim fuzz replay coverage library install clean
 
 all: examples
 
@@ -58,6 +59,9 @@ replay:
 
 fuzz:
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ)
+
+coverage:
+	tests/coverage
 
 bench: examples
 	python3 tests/bench/bench.py $(BENCH)

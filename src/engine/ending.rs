@@ -36,8 +36,6 @@ impl Engine {
             Stage::Handshake | Stage::Deciding(Some(_)) | Stage::Lingering { .. } => {
                 self.set_stage(slot, Stage::Gone { reset: false });
             }
-            // A plain request may be all that the client has to say.
-            Stage::Deciding(None) | Stage::Replying => {}
             Stage::Open | Stage::Closing(_) => {
                 let by = match connection.stage {
                     Stage::Closing(by) => by,
@@ -54,7 +52,9 @@ impl Engine {
                 self.tell_close(slot, &frame, by);
                 self.endings.push((slot, Ending::Finish(None)));
             }
-            Stage::Vacant | Stage::Finishing | Stage::Gone { .. } | Stage::Ended => {}
+            Stage::Finishing => {}
+            // Nothing is read, so the driver does not tell.
+            Stage::Vacant | Stage::Deciding(None) | Stage::Replying | Stage::Gone { .. } | Stage::Ended => {}
         }
     }
 

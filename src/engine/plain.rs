@@ -271,7 +271,6 @@ impl Engine {
         connection.flags = Flags {
             reading: connection.flags.reading,
             dirty: connection.flags.dirty,
-            peer_finished: connection.flags.peer_finished,
             entered: connection.flags.entered,
             counted: connection.flags.counted,
             ..Flags::default()
@@ -289,10 +288,6 @@ impl Engine {
         self.set_stage(slot, Stage::Handshake);
         self.rearm(slot);
         self.received_backlog(slot, &mut backlog);
-        let connection = &mut self.connections[slot as usize];
-        if connection.flags.peer_finished && connection.stage == Stage::Handshake {
-            self.finish(slot);
-        }
     }
 }
 

@@ -87,10 +87,6 @@ impl Routes {
         &self.list[index]
     }
 
-    pub fn len(&self) -> usize {
-        self.list.len()
-    }
-
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -242,5 +238,14 @@ mod tests {
         routes.add("/b/*", again.clone()).unwrap();
         assert!(routes.add("/b/*", again).is_err());
         assert_eq!(routes.find_socket("/b/").map(|(index, _)| index), Some(1));
+    }
+
+    #[test]
+    fn a_pattern_may_have_exactly_the_bytes_of_the_limit() {
+        let mut routes = Routes::default();
+        let pattern = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+        let route = Route { number: 0, wants: Wants::default(), http: false, streams: false };
+        assert!(routes.add(&pattern(TEXT_BYTES_MAX + 1), route.clone()).unwrap_err().contains("at most"));
+        assert!(routes.add(&pattern(TEXT_BYTES_MAX), route).is_ok());
     }
 }

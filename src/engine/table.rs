@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::turn::Misuse;
 use crate::driver::Endpoint;
-use crate::id::{ConnId, Generation, Slot, Time};
+use crate::id::{ConnId, Generation, Slot};
 use crate::protocol::http::Request;
 use crate::protocol::message::Utf8Stream;
 use crate::protocol::{Dialect, Kind};
@@ -397,10 +397,6 @@ impl Entry {
 
     pub fn local(&self) -> Endpoint {
         self.local.get()
-    }
-
-    pub fn opened_at(&self) -> Time {
-        Time(self.opened_us.get())
     }
 }
 

@@ -86,7 +86,6 @@ impl Turn<'_> {
 
     /// Queues a message. `data` may be (part of) the payload being delivered; a long one is
     /// then passed on without a copy.
-    #[inline]
     pub fn send(&mut self, conn: ConnId, kind: Kind, data: &[u8]) -> Result<Sent, Misuse> {
         self.send_fragment(conn, kind, data, true)
     }

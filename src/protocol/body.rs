@@ -176,6 +176,7 @@ mod tests {
             if let Some((body, taken)) = reader.receive(piece)? {
                 return Ok(Some((body.as_slice().to_vec(), index * step + taken)));
             }
+            assert!(reader.receive(b"")?.is_none(), "nothing says nothing");
         }
         Ok(None)
     }
@@ -199,6 +200,7 @@ mod tests {
         assert_eq!(chunked(body), Ok(Some((expected, body.len() - 3))));
         assert_eq!(chunked(b"0\r\n\r\n"), Ok(Some((Vec::new(), 5))));
         assert_eq!(chunked(b"0\r\n\r"), Ok(None));
+        assert_eq!(chunked(b"2;a=\tb\r\nhi\r\n0\r\n\r\n"), Ok(Some((b"hi".to_vec(), 17))));
     }
 
     #[test]

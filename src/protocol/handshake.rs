@@ -238,11 +238,12 @@ impl Origins {
                 None => &pattern[..],
             };
             let has_scheme = pattern.contains("://");
+            let has_port = without_port(wanted) != wanted;
             // Without a scheme in the pattern its port, too, is left open.
-            let host = if has_scheme || wanted.contains(':') { host } else { without_port(host) };
+            let host = if has_scheme || has_port { host } else { without_port(host) };
             match wanted.strip_prefix("*.") {
                 Some(domain) => {
-                    let host = if domain.contains(':') { host } else { without_port(host) };
+                    let host = if has_port { host } else { without_port(host) };
                     host.strip_suffix(domain).is_some_and(|sub| sub.len() > 1 && sub.ends_with('.'))
                 }
                 None => host == wanted,
@@ -270,9 +271,17 @@ mod tests {
     #[test]
     fn origins_are_compared_whole() {
         let origins = Origins::Listed(
-            ["https://a.example", "*.b.example", "c.example", "https://d.example:8443"]
-                .map(String::from)
-                .to_vec(),
+            [
+                "https://a.example",
+                "*.b.example",
+                "c.example",
+                "https://d.example:8443",
+                "e.example:81",
+                "*.f.example:81",
+                "[2001:db8::1]",
+            ]
+            .map(String::from)
+            .to_vec(),
         );
         let allow = |origin: &str| origins.allow(Some(origin.as_bytes()));
         for allowed in [
@@ -282,6 +291,10 @@ mod tests {
             "http://x.y.b.example:81",
             "http://c.example:8080",
             "https://d.example:8443",
+            "http://e.example:81",
+            "http://x.f.example:81",
+            "http://[2001:db8::1]",
+            "http://[2001:db8::1]:8080",
         ] {
             assert!(allow(allowed), "{allowed}");
         }
@@ -298,11 +311,19 @@ mod tests {
             "https://evil@x.b.example",
             "https://x.c.example",
             "https://d.example",
+            "http://c.example:",
+            "http://c.example:x",
+            "http://e.example",
+            "http://e.example:82",
+            "http://x.f.example",
+            "http://f.example:81",
+            "http://[2001:db8::2]:8080",
             "null",
             "",
         ] {
             assert!(!allow(refused), "{refused}");
         }
+        assert!(!origins.allow(Some(b"https://x.b.example\xff")), "no text");
         assert!(origins.allow(None), "not a browser");
         assert!(Origins::Any.allow(Some(b"null")));
     }

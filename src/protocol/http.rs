@@ -673,12 +673,74 @@ mod tests {
     fn header_lines_that_would_start_another_answer_are_refused() {
         assert!(check_header_lines("A: b\r\nC: d\r\n", &[]).is_ok());
         assert!(check_header_lines("", &[]).is_ok());
+        assert!(check_header_lines("A: b\tc\r\n", &[]).is_ok());
         for lines in
             ["A: b", "A b\r\n", ": b\r\n", "A: b\nC: d\r\n", "A: b\r\n\r\nHTTP/1.1 200", "A b: c\r\n"]
         {
             assert!(check_header_lines(lines, &[]).is_err(), "{lines:?}");
         }
         assert!(check_header_lines("upgrade: x\r\n", &["Upgrade"]).is_err());
+    }
+
+    #[test]
+    fn a_body_in_any_coding_but_chunks_is_refused() {
+        for codings in ["gzip", "gzip, chunked", "chunked, chunked", "chunked, gzip", ""] {
+            let refusal = request(&format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: {codings}"));
+            assert_eq!(refusal.map(|_| ()).unwrap_err(), Refusal::TransferCoding, "{codings:?}");
+        }
+        let chunked = request("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: Chunked").unwrap();
+        assert_eq!(chunked.body(), BodyLength::Chunked);
+    }
+
+    /// As the registry at IANA has them.
+    #[test]
+    fn an_answer_names_its_status_as_the_registry_does_or_not_at_all() {
+        for named in [
+            "200 OK",
+            "201 Created",
+            "202 Accepted",
+            "204 No Content",
+            "206 Partial Content",
+            "301 Moved Permanently",
+            "302 Found",
+            "303 See Other",
+            "304 Not Modified",
+            "307 Temporary Redirect",
+            "308 Permanent Redirect",
+            "400 Bad Request",
+            "401 Unauthorized",
+            "402 Payment Required",
+            "403 Forbidden",
+            "404 Not Found",
+            "405 Method Not Allowed",
+            "406 Not Acceptable",
+            "408 Request Timeout",
+            "409 Conflict",
+            "410 Gone",
+            "412 Precondition Failed",
+            "413 Content Too Large",
+            "415 Unsupported Media Type",
+            "416 Range Not Satisfiable",
+            "417 Expectation Failed",
+            "422 Unprocessable Content",
+            "426 Upgrade Required",
+            "428 Precondition Required",
+            "429 Too Many Requests",
+            "431 Request Header Fields Too Large",
+            "451 Unavailable For Legal Reasons",
+            "500 Internal Server Error",
+            "501 Not Implemented",
+            "502 Bad Gateway",
+            "503 Service Unavailable",
+            "504 Gateway Timeout",
+            "505 HTTP Version Not Supported",
+            "299 ",
+            "599 ",
+        ] {
+            let status = named[..3].parse().unwrap();
+            let head = String::from_utf8(response_head(status, "", "", 0).unwrap()).unwrap();
+            assert_eq!(head.lines().next(), Some(&format!("HTTP/1.1 {named}")[..]));
+        }
     }
 
     #[test]

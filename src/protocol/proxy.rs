@@ -306,6 +306,14 @@ mod tests {
     use super::ProxyVersions::{Any, Off, V1, V2};
     use super::*;
 
+    #[test]
+    fn the_log_tells_what_was_wrong_with_an_announcement() {
+        let told = |bytes: &[u8]| ProxyReader::default().receive(bytes, Any).unwrap_err().to_string();
+        assert!(told(b"GET / HTTP/1.1\r\n").contains("no PROXY header"));
+        assert!(told(b"PROXY TCP5 1 2 3 4\r\n").starts_with("malformed PROXY header: "));
+        assert!(told(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff").contains("too long"));
+    }
+
     type Received = Result<Option<(Announced, usize)>, ProxyError>;
 
     /// As HAProxy 2.6 and nginx 1.22 sent them, each followed by what a client sent.

@@ -841,6 +841,12 @@ fn each_dialect_closes_in_its_own_way() {
     assert!(!Dialect::Hixie76.awaits_close() && !Dialect::Hixie75.awaits_close());
 }
 
+#[test]
+fn each_dialect_has_the_number_by_which_the_embedder_knows_it() {
+    let numbers = [13, 8, 7, 76, 75];
+    assert_eq!(Versions::ALL.map(Dialect::number), numbers);
+}
+
 // --- Frames: violations ---------------------------------------------------------------------
 
 #[test]

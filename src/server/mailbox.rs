@@ -185,6 +185,18 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_that_comes_too_late_to_listen_is_closed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let bell = Arc::new(Bell::default());
+        let mailbox = Mailbox::<()>::new(bell.clone());
+        assert!(mailbox.close().is_some());
+        mailbox.change_listening(Listening::Begin { id: 0, socket: listener.into() });
+        assert!(std::net::TcpStream::connect(address).is_err());
+        assert_eq!(bell.0.load(SeqCst), 0);
+    }
+
+    #[test]
     fn a_mailbox_closes_when_its_connections_are_taken_and_gives_later_ones_back() {
         let accepted = || Accepted { socket: (), peer: Endpoint::Unix, local: Endpoint::Unix };
         let mailbox = Mailbox::new(Arc::new(Bell::default()));

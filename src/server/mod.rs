@@ -417,3 +417,59 @@ thread_local! {
     /// On a shard's thread: the server it belongs to, as a number to compare with.
     static OWN_SERVER: Cell<usize> = const { Cell::new(0) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::sim::{Faults, Kernel, SimDriver};
+    use crate::engine::turn::{EventView, Turn};
+
+    struct Nobody;
+
+    impl Handler for Nobody {
+        fn handle(&mut self, _: &mut Turn<'_>, _: &EventView<'_>) {}
+    }
+
+    #[cfg(unix)]
+    const NOTHING_INHERITED: Inherit = |_| Err(io::ErrorKind::Unsupported.into());
+    #[cfg(not(unix))]
+    const NOTHING_INHERITED: Inherit = ();
+
+    fn server(options: &[(&str, &str)]) -> Arc<Server> {
+        let mut config = Config::new();
+        for (key, value) in options {
+            config.set(key, value).unwrap();
+        }
+        Arc::new(Server::new(&config, Routes::default()))
+    }
+
+    fn start(server: &Server) -> Result<Vec<Shard<SimDriver, Nobody>>, StartError> {
+        server.start_on(vec![Kernel::new(1, Faults::none()).driver(true)], || Nobody)
+    }
+
+    #[test]
+    fn with_threads_0_every_core_has_a_shard() {
+        let cores = thread::available_parallelism().unwrap().get();
+        assert_eq!(server(&[("threads", "0")]).tables().len(), cores);
+        assert_eq!(server(&[("threads", "3")]).tables().len(), 3);
+    }
+
+    #[test]
+    fn a_server_starts_once_on_whatever_it_runs() {
+        let server = server(&[("listen", "127.0.0.1:0")]);
+        let shards = start(&server).unwrap();
+        assert_eq!(shards.len(), 1);
+        assert!(matches!(start(&server), Err(StartError::Phase(_))));
+        assert!(matches!(server.start(|| Nobody, NOTHING_INHERITED), Err(StartError::Phase(_))));
+        assert_eq!(server.wait(Some(Duration::ZERO)), Waited::TimedOut);
+    }
+
+    #[test]
+    fn an_address_that_is_too_long_is_refused_as_a_bad_option_is() {
+        let server = server(&[]);
+        let _shards = start(&server).unwrap();
+        let address = format!("unix:/{}", "x".repeat(TEXT_BYTES_MAX));
+        let refused = server.listen(&address, NOTHING_INHERITED);
+        assert!(matches!(refused, Err(StartError::Config(why)) if why.contains("at most")));
+    }
+}

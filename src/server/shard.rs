@@ -160,13 +160,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         for change in self.mail.listening.drain(..) {
             match change {
-                Listening::Begin { id, socket } if self.listens => {
+                Listening::Begin { id, socket } => {
                     if let Err(error) = self.driver.listen(id, socket) {
                         warn!(target: "fullduplex::listen", "can't listen: {error}");
                     }
                 }
-                // The server is stopping: the socket closes.
-                Listening::Begin { .. } => {}
                 Listening::End { id } => self.driver.unlisten(id),
             }
         }

@@ -8,9 +8,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from support.places import ROOT, TARGET
+from support.places import LIBRARIES, ROOT
 
-LIBRARIES = Path(os.environ.get("FDX_LIBRARIES", TARGET / "release"))
 # The library built with AddressSanitizer too; tests/run makes it. Without it only the C side is.
 ASAN_LIBRARIES = Path(os.environ.get("FDX_ASAN_LIBRARIES", LIBRARIES))
 LIBRARY = LIBRARIES / "libfullduplex.so"

@@ -232,6 +232,26 @@ static void headers_that_would_smuggle_something_in_are_refused_and_the_decision
     leave();
 }
 
+static void headers_over_64_kib_are_too_big_and_the_decision_stays_open(void)
+{
+    static char headers[64 * 1024 + 1];
+    size_t len = sizeof headers;
+
+    memset(headers, 'x', len);
+    memcpy(headers, "X-One: ", 7);
+    memcpy(headers + len - 2, "\r\n", 2);
+    set_up();
+    CHECK_STATUS(FDX_E_TOO_BIG, fdx_accept(h->server, conn, NULL, headers, len));
+    CHECK_STATUS(FDX_E_TOO_BIG, fdx_reject(h->server, conn, 403, headers, len, NULL, 0));
+    /* Some is not too much. */
+    memcpy(headers + 1000, "\r\n", 2);
+    CHECK_STATUS(FDX_OK, fdx_accept(h->server, conn, NULL, headers, 1002));
+    CHECK(client_read_head(&c) == 101);
+    CHECK(strstr(c.head, "X-One: xxx"));
+    CHECK(host_await(h, FDX_EV_OPEN, 1).conn == conn);
+    leave();
+}
+
 static void a_subprotocol_that_is_no_token_is_refused_and_the_decision_stays_open(void)
 {
     static const char *const bad[] = { "a b", "a,b", "a\r\nX-One: 1", "a\n", "\xc3\xa4", "a;b", "\x7f" };
@@ -543,6 +563,7 @@ int main(void)
     PROVE(a_decision_is_made_once);
     PROVE(an_undecided_connection_cannot_be_sent_to);
     PROVE(headers_that_would_smuggle_something_in_are_refused_and_the_decision_stays_open);
+    PROVE(headers_over_64_kib_are_too_big_and_the_decision_stays_open);
     PROVE(a_subprotocol_that_is_no_token_is_refused_and_the_decision_stays_open);
     PROVE(a_rejection_with_a_status_that_is_none_is_refused_and_the_decision_stays_open);
     PROVE(a_request_tells_its_method_path_query_cookies_and_headers);

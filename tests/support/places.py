@@ -9,6 +9,9 @@ TARGET = ROOT / "target"
 # Every language's examples have the same names and flags, so the same tests can try them all.
 PROGRAMS = Path(os.environ.get("FDX_PROGRAMS", TARGET / "examples" / "c"))
 
+# Where libfullduplex.so is taken from; there may be others, such as one built with a sanitizer.
+LIBRARIES = Path(os.environ.get("FDX_LIBRARIES", TARGET / "release"))
+
 ENV = TARGET / "test-env"
 PYTHON27 = ENV / "py27" / "bin" / "python"
 WSTEST = ENV / "py27" / "bin" / "wstest"

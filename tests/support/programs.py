@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from support.places import PROGRAMS, ROOT, TARGET
+from support.places import LIBRARIES, PROGRAMS, ROOT
 
 # For a program on a busy machine, not for the network: the tests never wait this long.
 PATIENCE_SECONDS = 20
@@ -117,13 +117,12 @@ class Program:
 
 def own_program(name):
     """A server that only tests want: tests/support/NAME.c, built as the examples are. Its path, for `Program`."""
-    source, program = ROOT / "tests" / "support" / f"{name}.c", TARGET / "test-programs" / name
-    libraries = TARGET / "release"
+    source, program = ROOT / "tests" / "support" / f"{name}.c", LIBRARIES / "test-programs" / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         program.parent.mkdir(exist_ok=True)
         subprocess.run(
             ["gcc", "-std=c99", "-O2", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{ROOT}/include", f"-I{ROOT}/examples/c",
-             "-o", program, source, f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lfullduplex", "-pthread"],
+             "-o", program, source, f"-L{LIBRARIES}", f"-Wl,-rpath,{LIBRARIES}", "-lfullduplex", "-pthread"],
             check=True,
         )
     return str(program)

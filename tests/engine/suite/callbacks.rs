@@ -219,6 +219,35 @@ on_every_driver! {
         }
     }
 
+    fn a_panic_while_a_long_frame_arrives_costs_that_connection_and_its_rest_is_dropped<W: World>() {
+        let options = [("send.high_water", "1"), ("max.message", "1M")];
+        let mut scene = Setup::new(&options).narrow(16 * 1024).scene::<W>();
+        let client = scene.open(Dialect::Rfc6455);
+        scene.on(|turn, event| match event.kind {
+            EventKind::Drain => resume_unwind(Box::new("thrown by the test")),
+            _ => echo(turn, event),
+        });
+        scene.panics = 1;
+        scene.set_deaf(client, true);
+        // Its echo waits for the client, and DRAIN for the echo, while the next frame arrives.
+        scene.says(client, &peer::binary(&[1; 500_000]));
+        scene.until("it has arrived", |scene| scene.unsent(client) == 0);
+        let frame = peer::binary(&[2; 500_000]);
+        scene.says(client, &frame[..200_000]);
+        scene.settles();
+        scene.set_deaf(client, false);
+        scene.until("DRAIN is told", |scene| {
+            scene.all_told().iter().any(|(_, told)| *told == Told::Drain)
+        });
+        scene.says(client, &frame[200_000..230_000]);
+        scene.loses(client);
+        scene.is_told_last(client, Told::Closed(1011, ClosedBy::Protocol));
+        let last_word = Heard::Close(1011, "internal error".to_string());
+        assert!(scene.heard(client).contains(&last_word));
+        scene.finishes(client);
+        scene.empties();
+    }
+
     fn a_panic_at_the_news_of_a_panic_is_not_told_again<W: World>() {
         let mut scene = Scene::<W>::new(&[]);
         let client = scene.open(Dialect::Rfc6455);

@@ -1,6 +1,6 @@
 //! Messages both ways.
 
-use fullduplex::engine::event::ClosedBy;
+use fullduplex::engine::event::{ClosedBy, EventKind};
 use fullduplex::protocol::Dialect;
 
 use super::on_every_driver;
@@ -51,6 +51,28 @@ on_every_driver! {
             }
             for text in &texts {
                 scene.hears(client, &[said(text)]);
+            }
+        }
+    }
+
+    fn a_part_of_a_message_can_be_sent_on_however_the_message_came<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        scene.on(|turn, event| {
+            if let EventKind::Message(kind) = event.kind {
+                for part in [&event.payload[1..], &event.payload[..event.payload.len() - 1], event.payload] {
+                    assert!(turn.send(event.conn, kind, part).is_ok());
+                }
+            }
+        });
+        let client = scene.open(Dialect::Rfc6455);
+        let payload: Vec<u8> = (0..=250).cycle().take(20_000).collect();
+        // In one read it lies in the arena; put together from fragments it has memory of its own.
+        let whole = peer::binary(&payload);
+        let fragments = [peer::frame(0x02, &payload[..9000]), peer::frame(0x80, &payload[9000..])].concat();
+        for wire in [whole, fragments] {
+            scene.says(client, &wire);
+            for part in [&payload[1..], &payload[..19_999], &payload[..]] {
+                scene.hears(client, &[Heard::Binary(part.to_vec())]);
             }
         }
     }

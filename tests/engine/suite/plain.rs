@@ -80,6 +80,32 @@ impl Pages for TestPages {
     }
 }
 
+/// A file of 100,000 bytes, whose reading is interrupted before every piece.
+struct InterruptedPages;
+
+struct Interrupted<R> {
+    reader: R,
+    is_next: bool,
+}
+
+impl<R: Read> Read for Interrupted<R> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.is_next = !self.is_next;
+        if self.is_next { Err(io::ErrorKind::Interrupted.into()) } else { self.reader.read(room) }
+    }
+}
+
+impl Pages for InterruptedPages {
+    fn page(&self, _: &Request, _: &HttpPages, _: bool) -> Option<Reply> {
+        None
+    }
+
+    fn file(&self, _: &Request) -> Option<Reply> {
+        let body = ReplyBody::Reader(Box::new(Interrupted { reader: Xs.take(100_000), is_next: false }));
+        Some(Reply { status: 200, headers: String::new(), len: 100_000, body })
+    }
+}
+
 on_every_driver! {
     fn requests_of_one_connection_are_answered_in_order_each_under_a_number_of_its_own<W: World>() {
         let mut scene = Setup::new(&[]).wants_http().scene::<W>();
@@ -160,6 +186,21 @@ on_every_driver! {
         scene.says(client, b"hello");
         scene.hears(client, &[Heard::Http(200)]);
         assert!(scene.answer(client).ends_with("\r\n\r\nhello"));
+    }
+
+    fn a_client_that_does_not_wait_for_100_continue_gets_none<W: World>() {
+        let mut scene = Setup::new(&[]).wants_http().scene::<W>();
+        replies(&mut scene);
+        let client = asks(&mut scene, &post("Content-Length: 5\r\nExpect: 100-continue", "hello"));
+        scene.hears(client, &[Heard::Http(200)]);
+        assert!(scene.answer(client).ends_with("\r\n\r\nhello"));
+    }
+
+    fn a_reading_that_a_signal_interrupts_goes_on<W: World>() {
+        let mut scene = Setup::new(&[]).pages(InterruptedPages).scene::<W>();
+        let client = asks(&mut scene, &get("/"));
+        scene.hears(client, &[Heard::Http(200)]);
+        assert!(scene.answer(client).ends_with(&"x".repeat(100_000)));
     }
 
     fn a_body_that_can_not_be_taken_is_refused_with_the_reason<W: World>() {
