@@ -76,7 +76,8 @@ impl<S> Mailbox<S> {
     /// Takes everything out, into `mail`, whose lists are empty and give their memory back.
     pub fn take(&self, mail: &mut Mail<S>) {
         // Lowered before looking: what comes after the look rings again.
-        if self.is_full.load(SeqCst) && self.is_full.swap(false, SeqCst) {
+        if self.is_full.load(SeqCst) {
+            self.is_full.store(false, SeqCst);
             let mut full = self.lock();
             std::mem::swap(&mut full.commands, &mut mail.commands);
             std::mem::swap(&mut full.sockets, &mut mail.sockets);

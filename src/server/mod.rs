@@ -210,8 +210,9 @@ impl Server {
             }
         }
         self.next_listener.store(ports.len() as u32, SeqCst);
-        *self.listeners() = open;
         let mut shards = self.shards_on(drivers, handler, pages);
+        // Now that there is a mailbox for who ends one of them.
+        *self.listeners() = open;
         if shards.len() > 1 {
             // One accepts for all: each socket is one, to be handed over as a whole, and the
             // connections go round.
@@ -305,9 +306,7 @@ impl Server {
             let socket = bound.socket.try_clone().map_err(failed)?;
             let id = self.next_listener.fetch_add(1, SeqCst);
             self.listeners().insert(id, bound);
-            if let Some(mailbox) = self.mailboxes.get().and_then(|mailboxes| mailboxes.first()) {
-                mailbox.change_listening(Listening::Begin { id, socket });
-            }
+            self.change_listening(Listening::Begin { id, socket });
             made.get_or_insert((id, port));
         }
         made.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
@@ -316,11 +315,16 @@ impl Server {
     /// Ends listening at an address; its connections go on. False if there is no such number.
     pub fn unlisten(&self, id: u32) -> bool {
         let is_known = self.listeners().remove(&id).is_some();
-        let shard = self.mailboxes.get().and_then(|mailboxes| mailboxes.first());
-        if let Some(mailbox) = shard.filter(|_| is_known) {
-            mailbox.change_listening(Listening::End { id });
+        if is_known {
+            self.change_listening(Listening::End { id });
         }
         is_known
+    }
+
+    /// The first shard accepts for all.
+    fn change_listening(&self, change: Listening) {
+        let mailboxes = self.mailboxes.get().expect("only a server that has started listens");
+        mailboxes[0].change_listening(change);
     }
 
     /// Runs `take` on a listening socket that is to be handed over, if there is one of this
@@ -462,6 +466,19 @@ mod tests {
         assert!(matches!(start(&server), Err(StartError::Phase(_))));
         assert!(matches!(server.start(|| Nobody, NOTHING_INHERITED), Err(StartError::Phase(_))));
         assert_eq!(server.wait(Some(Duration::ZERO)), Waited::TimedOut);
+    }
+
+    #[test]
+    fn where_the_kernel_can_not_listen_after_all_nobody_is_kept_waiting() {
+        let server = server(&[]);
+        let mut shards = start(&server).unwrap();
+        // The simulated kernel takes no real socket.
+        let (id, port) = server.listen("127.0.0.1:0", NOTHING_INHERITED).unwrap();
+        shards[0].turn();
+        assert!(server.unlisten(id));
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+        shards[0].turn();
+        assert!(!server.unlisten(id));
     }
 
     #[test]

@@ -100,14 +100,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         &self.mailbox
     }
 
-    pub fn driver_mut(&mut self) -> &mut D {
-        &mut self.driver
-    }
-
-    pub fn handler_mut(&mut self) -> &mut H {
-        &mut self.handler
-    }
-
     /// Runs a part of the turn again and again until it ends without a panic; each panic costs
     /// the connection that was worked on.
     fn guarded(&mut self, mut part: impl FnMut(&mut Self)) {

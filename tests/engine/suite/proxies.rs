@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use fullduplex::driver::Endpoint;
+use fullduplex::engine::Command;
 use fullduplex::engine::event::EventKind;
 use fullduplex::protocol::Dialect;
 
@@ -124,6 +125,27 @@ on_every_driver! {
         scene.hears(neighbour, &[Heard::Http(429), Heard::Fin]);
         let other = connects(&mut scene, line("2001:db8:1:3::7").as_bytes(), "");
         scene.opens(other);
+    }
+
+    fn what_a_proxy_announced_holds_for_every_request_of_the_connection<W: World>() {
+        let mut scene = Setup::new(&[TRUST_ALL, ("proxy.protocol", "v1")]).wants_http().scene::<W>();
+        let asked = Rc::new(RefCell::new(Vec::new()));
+        let noted = asked.clone();
+        scene.on(move |_, event| {
+            if event.kind == EventKind::Http {
+                noted.borrow_mut().push(event.conn);
+            }
+        });
+        let requests = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(3);
+        let client = scene.connect_saying(Dialect::Rfc6455, format!("{LINE}{requests}").as_bytes());
+        for number in 0..3 {
+            scene.until("it is asked", |_| asked.borrow().len() > number);
+            let conn = asked.borrow()[number];
+            let remote = scene.tables[0].remote(conn).expect("the proxy has told");
+            assert_eq!(remote.to_string(), "192.0.2.7:4711", "request {number}");
+            scene.post(Command::Answer { conn, status: 200, headers: String::new(), body: Vec::new() });
+            scene.hears(client, &[Heard::Http(200)]);
+        }
     }
 
     fn requests_of_several_clients_on_one_connection_are_told_apart<W: World>() {
