@@ -140,7 +140,7 @@ impl Hearing {
         self.scratch = scratch;
         self.note(heard, flow);
         if let (Some(offer), Listener::Protocol(protocol)) = (asked, &mut self.listener) {
-            let accepted = protocol.accept(offer, None, "", false);
+            let accepted = protocol.accept(offer, None, "", false).expect("there is memory");
             self.receive(&accepted.backlog);
         }
     }

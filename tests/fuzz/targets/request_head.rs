@@ -87,12 +87,12 @@ fn check_request(request: &Request, head: &[u8]) {
 }
 
 fn check_refusal(refusal: Refusal, rules: &Rules) {
-    let bytes = refusal.response(&rules.versions.header(), true);
+    let bytes = refusal.response(&rules.versions.header(), true).expect("there is memory");
     let response = Response::read(&bytes).expect("a refusal is whole");
     assert_eq!(response.status, refusal.status());
     assert!((400..600).contains(&response.status), "{refusal:?}");
     assert_eq!(bytes.len(), response.head_len + response.body_len(), "{refusal:?}");
-    let head_only = refusal.response(&rules.versions.header(), false);
+    let head_only = refusal.response(&rules.versions.header(), false).expect("there is memory");
     assert_eq!(head_only, bytes[..response.head_len]);
     let connection = response.header("connection").expect("what follows is named");
     assert!(connection.ends_with(b"close"), "{refusal:?}");
@@ -108,6 +108,7 @@ fn check_acceptance(request: &Request, offer: Offer, rules: &Rules) {
     let protocol = protocol.filter(|name| !name.is_empty());
     for (own, secure) in [("", false), ("X-Own: 1\r\n", true)] {
         let bytes = response_head(request, offer.dialect, protocol.as_deref(), own, secure);
+        let bytes = bytes.expect("there is memory");
         let response = Response::read(&bytes).expect("an acceptance is whole");
         assert_eq!((response.status, response.head_len), (101, bytes.len()));
         assert_eq!(response.header("connection"), Some(&b"Upgrade"[..]));
@@ -135,7 +136,7 @@ fn check_lines_of_the_embedder(bytes: &[u8]) {
     if check_header_lines(lines, &OWN_HEADERS).is_err() {
         return;
     }
-    let head = http::response_head(200, lines, "close", 4);
+    let head = http::response_head(200, lines, "close", 4).expect("there is memory");
     let response = Response::read(&head).expect("it is whole");
     assert_eq!(response.head_len, head.len());
     assert_eq!(response.headers.len(), lines.matches("\r\n").count() + 2);
