@@ -6,6 +6,8 @@
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n
 # make fuzz      every fuzz target for FUZZ_SECONDS=600, or those of FUZZ="http messages"
+# make asan      the tests with AddressSanitizer: in Rust, and the programs from outside
+# make tsan      the tests with ThreadSanitizer: in Rust, and the C programs of tests/abi
 # make replay SEED=n   one simulated conversation again, step by step
 
 CARGO    ?= cargo
@@ -16,7 +18,7 @@ DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test lint examples bench sim fuzz replay library install clean
+.PHONY: all demo test lint examples bench sim fuzz asan tsan replay library install clean
 
 all: examples
 
@@ -56,6 +58,13 @@ replay:
 
 fuzz:
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ)
+
+# PYTEST="-k attacks" for a part of the outside tests.
+asan: library
+	tests/sanitize address $(PYTEST)
+
+tsan:
+	tests/sanitize thread
 
 bench: examples
 	python3 tests/bench/bench.py $(BENCH)
