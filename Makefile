@@ -8,6 +8,8 @@
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n
 # make fuzz      every fuzz target for FUZZ_SECONDS=600, or those of FUZZ="http messages"
 # make coverage  lines and branches that the tests run, layer by layer; what does not run
+# make asan      the tests with AddressSanitizer: in Rust, and the programs from outside
+# make tsan      the tests with ThreadSanitizer: in Rust, and the C programs of tests/abi
 # make replay SEED=n   one simulated conversation again, step by step
 
 CARGO    ?= cargo
@@ -19,7 +21,7 @@ DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test lint examples bench soak sim fuzz replay coverage library install clean
+.PHONY: all demo test lint examples bench soak sim fuzz replay coverage asan tsan library install clean
 
 all: examples
 
@@ -62,6 +64,13 @@ fuzz:
 
 coverage:
 	tests/coverage
+
+# PYTEST="-k attacks" for a part of the outside tests.
+asan: library
+	tests/sanitize address $(PYTEST)
+
+tsan:
+	tests/sanitize thread
 
 bench: examples
 	python3 tests/bench/bench.py $(BENCH)

@@ -193,7 +193,6 @@ typedef struct host {
     uint16_t port;
     host_hook hook;                     /* called for every event, after it was recorded */
     void *user;                         /* for the hook */
-    fdx_status hook_status;             /* what the hook wants to tell the test */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     seen *events;

@@ -672,7 +672,7 @@ static unsigned threads_of_this_user(void)
 
 static void start_with_ever_more_threads(void)
 {
-    unsigned failures = 0, limit, most;
+    unsigned failures = 0, threads = running_threads(), limit, most;
     fdx_status status = FDX_E_IO;
 
     /* root has no limit; somebody whom nobody else is has one of his own. */
@@ -708,7 +708,7 @@ static void start_with_ever_more_threads(void)
         CHECK_STATUS(FDX_OK, fdx_server_wait(server, 30000));
         fdx_server_unref(server);
         CHECK_SOON(counter_get(&drops) == 1);
-        CHECK_SOON(running_threads() == 3 && open_files() == files);
+        CHECK_SOON(running_threads() <= threads && open_files() == files);
     }
     CHECK(status == FDX_OK && failures >= 2);
 }

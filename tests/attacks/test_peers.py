@@ -79,7 +79,7 @@ def test_peers_that_have_vanished_are_found_by_their_silence(attacked, state):
         "with an unread answer": frame(BINARY, bytes(600_000), mask=ZEROS),
     }[state]
     count = 3 if state == "with an unread answer" else 200
-    settings = {"ping.interval": "200ms", "ping.timeout": "400ms"}
+    settings = {"ping.interval": "200ms", "ping.timeout": "1s"}
     with attacked(settings) as server:
         vanished = [opened(server.port, HYBI[index % len(HYBI)], SMALL) for index in range(count)]
         for sock in vanished:

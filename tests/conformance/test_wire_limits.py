@@ -92,7 +92,7 @@ def test_too_many_messages_in_a_time_cost_1008_and_the_rate_itself_nothing(start
 
 
 def test_too_many_bytes_in_a_time_cost_1008(start):
-    echo = start("echo", settings={"rate.bytes": "100k/s burst 512k"})
+    echo = start("echo", settings={"rate.bytes": "10k/s burst 512k"})
     with opened(echo) as wire:
         payload = bytes(200_000)
         said = frame(BINARY, payload)

@@ -8,6 +8,8 @@ TARGET = ROOT / "target"
 
 # Every language's examples have the same names and flags, so the same tests can try them all.
 PROGRAMS = Path(os.environ.get("FDX_PROGRAMS", TARGET / "examples" / "c"))
+# They were built with AddressSanitizer (`make asan`), whose own memory hides theirs.
+IS_SANITIZED = "FDX_SANITIZED" in os.environ
 
 # Where libfullduplex.so is taken from; there may be others, such as one built with a sanitizer.
 LIBRARIES = Path(os.environ.get("FDX_LIBRARIES", TARGET / "release"))

@@ -1,13 +1,16 @@
 //! Plain HTTP: requests with and without bodies, one after the other and sent ahead, on a
-//! simulated kernel. An input is what a client sends on one connection.
+//! simulated kernel. An input is what a client sends on one connection; if it begins as the PROXY
+//! protocol does, the server expects that.
 //!
 //! However it is cut, the embedder is asked the same and the client is answered the same; the
 //! answers come in order, each whole and well formed, nothing follows one that closes, and a
-//! client that says anything is answered before its time is over.
+//! client that says anything is answered before its time is over. Each request is its own
+//! client's, as the proxy and the request's own lines say, and not the one's before.
 #![no_main]
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +23,9 @@ use fullduplex::engine::table::Life;
 use fullduplex::engine::turn::{EventView, Handler, Turn};
 use fullduplex::id::ConnId;
 use fullduplex::protocol::close::CloseFrame;
+use fullduplex::protocol::forwarded::{self, ForwardedHeaders};
+use fullduplex::protocol::proxy::{ProxyReader, ProxyVersions};
+use fullduplex::protocol::trusted::Trusted;
 use fullduplex::server::{Answer, Server};
 use fullduplex_fuzz::response::Response;
 use fullduplex_fuzz::splits;
@@ -47,10 +53,33 @@ struct Asked {
     method: String,
     path: String,
     body: Vec<u8>,
+    client: Option<SocketAddr>,
     status: u16,
 }
 
+/// What a stream's own begin says: whose it is, and how long that is. `None` if nobody is let in.
+fn announced(stream: &[u8]) -> Option<(Option<SocketAddr>, usize)> {
+    if !is_announced(stream) {
+        return Some((None, 0));
+    }
+    let (announced, len) = ProxyReader::default().receive(stream, ProxyVersions::Any).ok()??;
+    Some((announced.source, len))
+}
+
+fn is_announced(stream: &[u8]) -> bool {
+    stream.starts_with(b"PROXY") || stream.starts_with(b"\r\n\r\n\0")
+}
+
 fn check(stream: &[u8], outcome: &Outcome) {
+    let Some((_, announced_len)) = announced(stream) else {
+        assert_eq!(
+            (&outcome.asked[..], outcome.heard.as_str()),
+            (&[][..], ""),
+            "no answer would be understood"
+        );
+        return;
+    };
+    let stream = &stream[announced_len..];
     let heard: Vec<u8> = outcome.heard.chars().map(|char| char as u8).collect();
     let mut rest = &heard[..];
     let mut answered = 0;
@@ -104,7 +133,8 @@ fn is_of_a_request(status: u16) -> bool {
 fn held(stream: &[u8], way: &[usize]) -> Outcome {
     let kernel = Kernel::new(1, Faults::none());
     let mut config = Config::new();
-    for (key, value) in OPTIONS {
+    let protocol = if is_announced(stream) { "any" } else { "off" };
+    for (key, value) in OPTIONS.into_iter().chain([("proxy.protocol", protocol)]) {
         config.set(key, value).expect("a good option");
     }
     let wants = Wants { open: true, message: true, close: true, other: true, ..Wants::default() };
@@ -113,7 +143,10 @@ fn held(stream: &[u8], way: &[usize]) -> Outcome {
     let wants = Wants { message: true, ..wants };
     routes.add("/ws", Route { number: 2, wants, http: false, streams: false }).expect("a good pattern");
     let server = Arc::new(Server::new(&config, routes));
-    let embedder = Embedder { server: server.clone(), shared: Rc::default() };
+    let announced = announced(stream);
+    let is_cut = announced.is_none();
+    let (announced, _) = announced.unwrap_or_default();
+    let embedder = Embedder { server: server.clone(), announced, shared: Rc::default() };
     let mut shards = server.start_on(vec![kernel.driver(true)], || embedder.clone()).expect("it starts once");
     let mut shard = shards.pop().expect("there is one");
     let mut client = kernel.connect().expect("somebody listens");
@@ -126,6 +159,8 @@ fn held(stream: &[u8], way: &[usize]) -> Outcome {
                 Ok(0) => has_ended = true,
                 Ok(len) => heard.extend_from_slice(&room[..len]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // No answer would be understood, so there is none to lose.
+                Err(_) if is_cut => has_ended = true,
                 Err(error) => panic!("the client loses what it was told: {error}"),
             }
         }
@@ -178,6 +213,7 @@ fn held(stream: &[u8], way: &[usize]) -> Outcome {
 #[derive(Clone)]
 struct Embedder {
     server: Arc<Server>,
+    announced: Option<SocketAddr>,
     shared: Rc<RefCell<Shared>>,
 }
 
@@ -220,12 +256,20 @@ impl Handler for Embedder {
         let get = |name: &str| String::from_utf8_lossy(&request.get(name).expect("it has one")).into_owned();
         let (method, path) = (get(":method"), get(":path"));
         assert!(path.starts_with("/app/"), "{path}");
+        let client = self.server.remote(event.conn);
+        let trusted: Trusted = TRUSTED.parse().expect("a good list");
+        let is_trusted = self.announced.is_none_or(|source| trusted.contains(source.ip()));
+        let named = is_trusted
+            .then(|| forwarded::client(&request.request, ForwardedHeaders::Forwarded, &trusted))
+            .flatten();
+        assert_eq!(client, named.or(self.announced), "it is another's");
         let status = STATUSES[splits::hash(path.as_bytes()) as usize % STATUSES.len()];
         let mut shared = self.shared.borrow_mut();
         assert!(!shared.ids.contains(&event.conn), "each request has a number of its own");
         shared.ids.push(event.conn);
         let number = shared.asked.len();
-        shared.asked.push(Asked { method, path: path.clone(), body: event.payload.to_vec(), status });
+        let body = event.payload.to_vec();
+        shared.asked.push(Asked { method, path: path.clone(), body, client, status });
         if path.ends_with("late") {
             shared.later.push((event.conn, number));
             return;
@@ -235,7 +279,15 @@ impl Handler for Embedder {
     }
 }
 
-const OPTIONS: [(&str, &str); 3] = [("http.health", "/healthz"), ("max.body", "100"), ("ping.interval", "0")];
+const OPTIONS: [(&str, &str); 5] = [
+    ("http.health", "/healthz"),
+    ("max.body", "100"),
+    ("ping.interval", "0"),
+    ("proxy.trusted", TRUSTED),
+    ("forwarded.headers", "forwarded"),
+];
+/// The simulated kernel's clients, and some more.
+const TRUSTED: &str = "198.18.0.0/15, 10.0.0.0/8";
 const BODY_BYTES_MAX: usize = 100;
 const STATUSES: [u16; 6] = [200, 200, 204, 304, 404, 599];
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
