@@ -426,7 +426,10 @@ thread_local! {
 mod tests {
     use super::*;
     use crate::driver::sim::{Faults, Kernel, SimDriver};
+    use crate::engine::connection::UserData;
+    use crate::engine::routes::{Route, Wants};
     use crate::engine::turn::{EventView, Turn};
+    use crate::protocol::Kind;
 
     struct Nobody;
 
@@ -479,6 +482,36 @@ mod tests {
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
         shards[0].turn();
         assert!(!server.unlisten(id));
+    }
+
+    #[test]
+    fn what_is_asked_of_a_shard_that_has_just_gone_is_stopped_and_data_comes_back_unused() {
+        let mut routes = Routes::default();
+        let wants = Wants { open: true, ..Wants::default() };
+        routes.add("/*", Route { number: 0, wants, http: false, streams: false }).unwrap();
+        let server = Server::new(&Config::new(), routes);
+        let kernel = Kernel::new(1, Faults::none());
+        let mut shards = server.start_on(vec![kernel.driver(true)], || Nobody).unwrap();
+        let mut client = kernel.connect().unwrap();
+        // Hixie-75, which asks for least.
+        client
+            .write(b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\r\n")
+            .unwrap();
+        let mut open = Vec::new();
+        for _ in 0..100 {
+            shards[0].turn();
+            server.each_open(|id, _| open.push(id));
+            if !open.is_empty() {
+                break;
+            }
+        }
+        let conn = open[0];
+        assert!(server.set_data(None, conn, UserData { word: 6, release: None }).is_ok());
+        assert!(shards[0].mailbox().close().is_some());
+        let (misuse, data) = server.set_data(None, conn, UserData { word: 7, release: None }).err().unwrap();
+        assert_eq!((misuse, data.word), (Misuse::Stopped, 7));
+        assert_eq!(server.send(conn, Kind::Text, b"hello", true), Err(Misuse::Stopped));
+        assert_eq!(server.abort(None, conn), Err(Misuse::Stopped));
     }
 
     #[test]
