@@ -119,6 +119,17 @@ on_every_driver! {
         scene.empties();
     }
 
+    fn a_connection_for_a_shard_that_is_gone_is_served_by_the_one_that_listens<W: World>() {
+        let mut scene = Setup::new(&[]).shards(2).scene::<W>();
+        assert!(scene.shards[1].mailbox().close().is_some());
+        for _ in 0..4 {
+            let client = scene.open(Dialect::Rfc6455);
+            assert_eq!(scene.id(client).shard(), 0);
+            scene.says(client, &peer::text("who is there?"));
+            scene.hears(client, &[said("who is there?")]);
+        }
+    }
+
     fn a_connection_on_its_way_to_a_shard_that_stops_is_let_in_and_told_good_bye<W: World>() {
         let mut scene = Setup::new(&[]).shards(2).scene::<W>();
         let clients = [(); 4].map(|()| scene.connect(Dialect::Rfc6455));
