@@ -523,6 +523,24 @@ typedef struct client {
     int fin;
 } client;
 
+/* "If connect() is interrupted by a signal … the connection shall be established asynchronously" (POSIX). */
+static inline int connects(int fd, const struct sockaddr *address, socklen_t address_len)
+{
+    struct pollfd soon;
+    int error = 0;
+    socklen_t len = sizeof error;
+
+    if (connect(fd, address, address_len) == 0)
+        return 1;
+    if (errno != EINTR)
+        return 0;
+    soon.fd = fd;
+    soon.events = POLLOUT;
+    while (poll(&soon, 1, -1) < 0)
+        CHECK(errno == EINTR);
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error == 0;
+}
+
 /* Its fd is -1 if nobody listens there. */
 static inline client client_dial_at(const struct sockaddr *address, socklen_t address_len, int receive_buffer)
 {
@@ -541,7 +559,7 @@ static inline client client_dial_at(const struct sockaddr *address, socklen_t ad
         setsockopt(c.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (receive_buffer)
         setsockopt(c.fd, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
-    if (connect(c.fd, address, address_len) != 0) {
+    if (!connects(c.fd, address, address_len)) {
         close(c.fd);
         c.fd = -1;
     }

@@ -65,7 +65,7 @@ class Target:
 class Server:
     """A running program, from its line "listening on …" to SIGTERM."""
 
-    def __init__(self, name, program, listen, settings=None, descriptors=(), environment=None):
+    def __init__(self, name, program, listen, settings=None, descriptors=(), environment=None, port=None):
         self.name = name
         self.errors = tempfile.TemporaryFile()
         command = [str(PROGRAMS / program), "--listen", listen]
@@ -80,7 +80,8 @@ class Server:
         if not line.startswith("listening on "):
             self.kill()
             raise AssertionError(f"{name} did not say `listening on …` but {line!r}; stderr: {self.stderr()!r}")
-        self.port = int(line.rsplit(":", 1)[1])
+        # Of a descriptor it does not say the port.
+        self.port = port or int(line.rsplit(":", 1)[1])
         self.pid = self.process.pid
 
     def stop(self, meanwhile=lambda: None):

@@ -152,7 +152,8 @@ class Soak:
 
     def start_replacement(self):
         threads, number = 1 + len(self.stops) % 2, self.listener.fileno()
-        return self.start("replaced", "echo", threads, f"fd:{number}", descriptors=[number])
+        port = self.listener.getsockname()[1]
+        return self.start("replaced", "echo", threads, f"fd:{number}", descriptors=[number], port=port)
 
     # --------------------------------------------------------------------------------- the course
 
