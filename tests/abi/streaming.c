@@ -156,6 +156,16 @@ static void a_character_may_be_split_between_pieces_but_not_be_missing(void)
     host_end(h);
 }
 
+static int last_event_ends_its_message(void)
+{
+    int ends;
+
+    pthread_mutex_lock(&h->lock);
+    ends = h->count > 1 && h->events[h->count - 1].flags & FDX_EVF_FIN;
+    pthread_mutex_unlock(&h->lock);
+    return ends;
+}
+
 static void limits_of_messages_are_none_of_streams(void)
 {
     char kilobyte[1025];
@@ -168,7 +178,7 @@ static void limits_of_messages_are_none_of_streams(void)
     for (i = 0; i < 9; i++)
         send_frame(OP_CONTINUATION, kilobyte);
     send_frame(FIN | OP_CONTINUATION, "end");
-    CHECK_SOON(h->count > 1 && h->events[h->count - 1].flags & FDX_EVF_FIN);
+    CHECK_SOON(last_event_ends_its_message());
     tear_down();
 }
 
