@@ -69,7 +69,7 @@ system_packages() {
 }
 
 # Java 11 began to run a source file as it is, for which its compiler must be there.
-runs_java() { have java && java --list-modules 2>/dev/null | grep -q '^jdk.compiler@\(1[1-9]\|[2-9][0-9]\)'; }
+runs_java() { have java && java --list-modules 2>/dev/null | grep '^jdk.compiler@\(1[1-9]\|[2-9][0-9]\)' >/dev/null; }
 
 python3_environment() {
     say "Python 3: pytest, websockets, playwright, trustme"

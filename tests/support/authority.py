@@ -90,7 +90,7 @@ class Pair:
     def with_key_as(self, form):
         """The same with the key in another form of PEM."""
         key = load_pem_private_key(self.key.read_bytes(), None)
-        other = self.key.with_suffix(f".{form.name}.key")
+        other = self.key.with_suffix(".other-key")
         other.write_bytes(key.private_bytes(Encoding.PEM, form, NoEncryption()))
         return Pair(self.cert, other)
 
