@@ -34,7 +34,7 @@ pub struct Mail<S> {
 
 /// A change of where a shard listens.
 pub enum Listening {
-    Begin { id: u32, socket: ListenSocket },
+    Begin { id: u32, socket: ListenSocket, secure: bool },
     End { id: u32 },
 }
 

@@ -177,6 +177,7 @@ impl Setup {
                 table: table.clone(),
                 gate: Arc::new(Gate::default()),
                 pages: pages.clone(),
+                acceptor: acceptor(),
                 generation_seed: 1,
             };
             let engine = Engine::new(parts, driver.now());

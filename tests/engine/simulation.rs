@@ -204,6 +204,7 @@ impl Conversation {
             table: table.clone(),
             gate: gate.clone(),
             pages: Arc::new(()),
+            acceptor: acceptor(),
             generation_seed: dice.roll() as u32,
         };
         let engine = Engine::new(parts, driver.now());
