@@ -30,6 +30,7 @@ use fullduplex::server::mailbox::Mailbox;
 use fullduplex::server::shard::Shard;
 
 use crate::scene;
+use crate::secure::acceptor;
 use client::Client;
 use embedder::{Embedder, Habits, Shared};
 
