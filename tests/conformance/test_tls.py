@@ -85,7 +85,8 @@ def test_openssl_trusts_the_certificate_and_gets_a_page(echo, authority, version
 def test_tls_1_1_is_refused(echo):
     # Its ciphers are below what openssl offers by default.
     printed = s_client(echo, "-tls1_1", "-cipher", "DEFAULT:@SECLEVEL=0")
-    assert "alert protocol version" in printed
+    # That openssl names no signature algorithms in its hello may be found first.
+    assert re.search("alert (protocol version|handshake failure)", printed)
     assert "HTTP/1.1" not in printed
 
 
