@@ -391,6 +391,32 @@ def test_close_notify_is_answered_with_close_notify(echo, authority, dialect, ve
         wire.read_to_fin()
 
 
+@each_version
+@pytest.mark.parametrize("kept", [[], ["Connection: close"]], ids=["kept alive", "not kept alive"])
+@pytest.mark.parametrize("is_merged", [False, True], ids=["later", "in one piece"])
+def test_what_was_asked_before_close_notify_is_answered_before_it_is(echo, authority, versions, kept, is_merged):
+    with SecureWire(echo.port, authority.client(versions=versions)) as wire:
+        asked = wire.records(request(*kept, target="/healthz"))
+        if is_merged:
+            wire.write = lambda sock, goodbye: sock.sendall(asked + goodbye)
+        else:
+            wire.socket.sendall(asked)
+        wire.say_goodbye()
+        head, body = wire.read_answer()
+        assert (head.status, body) == (200, b"ok\n")
+        wire.read_to_fin()
+
+
+@each_version
+def test_a_message_that_came_with_close_notify_is_echoed_before_the_end(echo, authority, versions):
+    with open_wire(echo.port, authority.client(versions=versions)) as wire:
+        said = wire.records(frame(TEXT, "last words"))
+        wire.write = lambda sock, goodbye: sock.sendall(said + goodbye)
+        wire.say_goodbye()
+        assert wire.read_frame() == (0x80 | TEXT, b"last words")
+        wire.read_to_fin()
+
+
 def test_a_server_that_stops_says_goodbye_within_tls(start, here, trust):
     program = start("echo", listen=[SECURE], settings=here.settings)
     with open_wire(program.port, trust) as wire:

@@ -41,7 +41,7 @@ def node(url, *, ca=None, deflate, texts=(*TEXTS, COMPRESSIBLE, COMPRESSIBLE)):
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["texts"] == list(texts)
-    assert result["binaries_alike"] == len(sizes)
-    assert result["close"] == "1000 bye"
+    assert result["texts"] == list(texts), "other texts came back"
+    assert result["binaries_alike"] == len(sizes), "other bytes came back"
+    assert result["close"] == 1000, result["close"]
     return result

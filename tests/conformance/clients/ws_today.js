@@ -27,9 +27,9 @@ socket.on('message', (data, isBinary) => {
   else texts.push(data.toString());
   send();
 });
-socket.on('close', (code, reason) => {
+socket.on('close', (code) => {
   process.stdout.write(JSON.stringify({
-    texts, binaries_alike, close: `${code} ${reason}`, extensions: socket.extensions, bytes_read: transport.bytesRead,
+    texts, binaries_alike, close: code, extensions: socket.extensions, bytes_read: transport.bytesRead,
   }));
 });
 socket.on('error', (error) => {
