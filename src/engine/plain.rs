@@ -288,6 +288,12 @@ impl Engine {
         self.set_stage(slot, Stage::Handshake);
         self.rearm(slot);
         self.received_backlog(slot, &mut backlog);
+        let connection = &self.connections[slot as usize];
+        // Within TLS a good-bye can be read along with a request, long before the FIN.
+        let is_peer_done = connection.tls.as_ref().is_some_and(|tls| tls.is_peer_done());
+        if connection.stage == Stage::Handshake && is_peer_done {
+            self.peer_finished(slot);
+        }
     }
 }
 
