@@ -205,22 +205,20 @@ def test_openssl_gets_the_certificate_of_each_name(many_names, named, authority)
         assert text.strip().removeprefix("serial=").lstrip("0") == serial, name
 
 
-def test_the_server_knows_version_and_name_of_a_connection(witness, authority):
+def test_the_server_knows_the_version_of_a_connection(witness, authority):
     program = witness()
     for versions, version in [(VERSION_1_2, "1.2"), (VERSION_1_3, "1.3")]:
         facts = told(program, authority.client(versions=versions))
         assert facts["tls"] == "yes"
         assert facts[":tls_version"] == version
-        assert facts[":tls_server_name"] == "localhost"
         assert facts[":tls_subject"] == "FDX_E_NOT_FOUND"
-    assert told(program, authority.client(), name="127.0.0.1")[":tls_server_name"] == "FDX_E_NOT_FOUND"
 
 
 def test_a_connection_in_the_clear_has_nothing_of_tls(witness):
     with RFC_6455.open(witness(listen=["127.0.0.1:0"]).port) as wire:
         facts = facts_of(wire)
     assert facts["tls"] == "no"
-    assert facts[":tls_version"] == facts[":tls_server_name"] == facts[":tls_subject"] == "FDX_E_NOT_FOUND"
+    assert facts[":tls_version"] == facts[":tls_subject"] == "FDX_E_NOT_FOUND"
 
 
 def told(program, context, **wire):

@@ -17,7 +17,7 @@ static void append(char *text, size_t cap, const char *name, const char *value)
 /* While the callback of OPEN runs, the request is still there. */
 static void on_open(void *user_data, fdx_server *server, const fdx_event *event)
 {
-    static const char *const parts[] = { ":tls_version", ":tls_server_name", ":tls_subject" };
+    static const char *const parts[] = { ":tls_version", ":tls_subject" };
     fdx_conn_info info = { .struct_size = sizeof info };
     char text[4096] = "", value[1024];
 
