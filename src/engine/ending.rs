@@ -32,6 +32,11 @@ impl Engine {
     pub(super) fn peer_finished(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         connection.flags.peer_finished = true;
+        if connection.flags.holding {
+            // Heard after what came before it.
+            connection.rare.get_or_insert_default().finished_behind = true;
+            return;
+        }
         match connection.stage {
             Stage::Handshake | Stage::Deciding(Some(_)) | Stage::Lingering { .. } => {
                 self.set_stage(slot, Stage::Gone { reset: false });

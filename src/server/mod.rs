@@ -39,6 +39,7 @@ pub struct Server {
     settings: RwLock<Arc<Settings>>,
     routes: Arc<Routes>,
     tables: Vec<Arc<Table>>,
+    gate: Arc<Gate>,
     mailboxes: OnceLock<Vec<Arc<dyn Letterbox>>>,
     /// Of the configured listeners.
     ports: OnceLock<Vec<u16>>,
@@ -119,6 +120,7 @@ impl Server {
             settings: RwLock::new(Arc::new(settings)),
             routes: Arc::new(routes),
             tables: (0..shards.min(crate::id::SHARDS_MAX)).map(|_| Arc::default()).collect(),
+            gate: Arc::default(),
             mailboxes: OnceLock::new(),
             ports: OnceLock::new(),
             listeners: Mutex::default(),
@@ -222,11 +224,16 @@ impl Server {
         Ok((shards, ports))
     }
 
+    /// Set aside for the windows of dedicated connections.
+    pub fn deflate_bytes(&self) -> u64 {
+        self.gate.windows.taken_bytes() as u64
+    }
+
     fn pages(&self) -> Result<Arc<ServerPages>, StartError> {
         let open_files = |files: &StaticFiles| Files::open(&files.prefix, &files.directory);
         let files = self.settings().files.iter().map(open_files).collect::<io::Result<_>>();
         let files = files.map_err(|error| StartError::Config(format!("http.static: {error}")))?;
-        Ok(Arc::new(ServerPages::new(self.tables.clone(), files)))
+        Ok(Arc::new(ServerPages::new(self.tables.clone(), self.gate.clone(), files)))
     }
 
     fn shards_on<D: Driver, H: Handler>(
@@ -237,7 +244,6 @@ impl Server {
     ) -> Vec<Shard<D, H>> {
         let settings = self.settings();
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
-        let gate = Arc::new(Gate::default());
         let made = drivers.into_iter().zip(&mailboxes).zip(&self.tables).enumerate();
         let shards = made
             .map(|(index, ((driver, mailbox), table))| {
@@ -246,7 +252,7 @@ impl Server {
                     settings: settings.clone(),
                     routes: self.routes.clone(),
                     table: table.clone(),
-                    gate: gate.clone(),
+                    gate: self.gate.clone(),
                     pages: pages.clone(),
                     generation_seed: self.number.wrapping_add(1),
                 };
@@ -425,6 +431,7 @@ thread_local! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::deflate::Wish;
     use crate::driver::sim::{Faults, Kernel, SimDriver};
     use crate::engine::connection::UserData;
     use crate::engine::routes::{Route, Wants};
@@ -510,7 +517,7 @@ mod tests {
         assert!(shards[0].mailbox().close().is_some());
         let (misuse, data) = server.set_data(None, conn, UserData { word: 7, release: None }).err().unwrap();
         assert_eq!((misuse, data.word), (Misuse::Stopped, 7));
-        assert_eq!(server.send(conn, Kind::Text, b"hello", true), Err(Misuse::Stopped));
+        assert_eq!(server.send(conn, Kind::Text, b"hello", true, Wish::Auto), Err(Misuse::Stopped));
         assert_eq!(server.abort(None, conn), Err(Misuse::Stopped));
     }
 
