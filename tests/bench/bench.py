@@ -17,6 +17,10 @@ Same binaries differ by up to 3 % (small messages) or 15 % (1 MiB) from start to
 by slice, over several fresh starts; each ratio is taken within a round and the median of them is printed, with the
 smallest and the largest.
 
+"bytes back" is the payload of an answer on its way: what a server that compresses cheaply pays for it. "busy" is how much
+of its core a server used and, in brackets, the load of its own: throughput says little where the load is at 100 %, and an
+idle server falls asleep and wakes more often.
+
 Servers run on one core, the load on another. Anything else that runs meanwhile is noise.
 """
 import argparse

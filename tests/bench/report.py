@@ -1,6 +1,8 @@
 """From slices to figures, and the table of them."""
 from statistics import median
 
+from servers import PEERS
+
 
 def results(scenario, slices):
     """One row for each server of a scenario; `slices` of each, in the order they were measured."""
@@ -16,7 +18,7 @@ def row(scenario, name, slices):
     if name == "echo" and floor and scenario.ratio_min and floor["ratio"] < scenario.ratio_min:
         below.append(f"echo costs more than floor/{scenario.ratio_min:.2f}")
     echo = spread(slices[name], slices.get("echo")) if name not in ("echo", "floor") else None
-    if echo and echo["ratio"] < 1:
+    if name in PEERS and echo and echo["ratio"] < 1:
         below.append(f"{name} is cheaper than echo")
     return {
         "scenario": scenario.name,
