@@ -35,6 +35,8 @@ import report
 import servers
 from scenarios import PLAIN, SCENARIOS
 
+WARM_UP_SECONDS = 0.2
+
 
 def main():
     options = read_options()
@@ -125,14 +127,18 @@ def measure(scenario, started, slices, core, options):
     for turn in range(options.rounds):
         # A B, B A, A B …: whatever drifts, drifts for both.
         for name in list(started)[:: 1 if turn % 2 == 0 else -1]:
-            slices[name].append(load(started[name], scenario, core, options))
+            slices[name].append(load(started[name], scenario, core, options, is_first=turn == 0))
 
 
-def load(server, scenario, core, options):
+def load(server, scenario, core, options, is_first):
     """One slice; what the load generator reports of it."""
+    # A just-in-time compiler has to see what it is about before it is measured.
+    warm_up_seconds = max(options.seconds, WARM_UP_SECONDS) if is_first else WARM_UP_SECONDS
     program, *words = scenario.load
     command = [servers.BUILT / program, "--port", server.port, "--server-pid", server.process.pid, *words]
-    command += ["--seconds", options.seconds] + (["--text"] if options.text and program == "load" else [])
+    command += ["--warm-up", warm_up_seconds, "--seconds", options.seconds]
+    if options.text and program == "load":
+        command.append("--text")
     done = subprocess.run(
         [str(word) for word in command],
         stdout=subprocess.PIPE,
