@@ -453,7 +453,7 @@ extern "C" {
 // The version of the loaded library, as `FDX_VERSION`. [any]
 uint32_t fdx_version(void);
 
-// The version and what is built in, for people: "0.1.0 (abi 0; hixie)". [any] The string is
+// The version and what is built in, for people: "0.1.0 (abi 0; hixie tls)". [any] The string is
 // static.
 const char *fdx_version_string(void);
 
@@ -570,7 +570,9 @@ void fdx_server_unref(fdx_server *server);
 // Opens all listeners and starts the threads, or nothing. [any] A server starts once.
 //
 // `FDX_OK`; `FDX_E_STATE` if it was started; `FDX_E_CONFIG` without an address to listen at;
-// `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO` (see `os_error`).
+// `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO` (see `os_error`); `FDX_E_TLS` when a file that
+// "tls.cert", "tls.key" or "tls.client_ca" names can't be used, or an address with "tls=1" has no
+// certificate.
 //
 // Required:
 // `server` is live; `error` is null or has its `struct_size`.
@@ -626,7 +628,8 @@ fdx_status fdx_server_set(fdx_server *server,
 // "listen".
 //
 // `FDX_OK`; `FDX_E_CONFIG` for an address that is none; `FDX_E_STATE` before the start;
-// `FDX_E_STOPPED`; `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO`; `FDX_E_INVALID_ARG`.
+// `FDX_E_STOPPED`; `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO`; `FDX_E_TLS` for "tls=1" without
+// a certificate; `FDX_E_INVALID_ARG`.
 //
 // Required:
 // `server` is live; `address` ends with NUL; `out_id` and `out_port` are null or writable; `error`
@@ -636,6 +639,27 @@ fdx_status fdx_listen(fdx_server *server,
                       uint32_t *out_id,
                       uint16_t *out_port,
                       fdx_error *error);
+
+// Shows another certificate from now on, to who connects to a listener with "tls=1". [any] `cert`
+// is the certificate with those that link it to its authority behind it, `key` its private key,
+// both in PEM and copied; the lengths may be `FDX_NTS`. `sni` is the name that it is shown for,
+// "a.example" or "*.a.example"; NULL: the names in it, and every client that asks for none or for
+// an unknown one. It is looked at first: when this fails the old one stays. Open connections keep
+// the one they have seen. Before the start it counts, too.
+//
+// `FDX_OK`; `FDX_E_TLS` when it can't be used (not PEM, expired, not this key's …), as the message
+// says; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`.
+//
+// Required:
+// `server` is live; `sni` is null or ends with NUL; `cert` has `cert_len` readable bytes and `key`
+// `key_len`; `error` is null or has its `struct_size`.
+fdx_status fdx_set_certificate(fdx_server *server,
+                               const char *sni,
+                               const void *cert,
+                               size_t cert_len,
+                               const void *key,
+                               size_t key_len,
+                               fdx_error *error);
 
 // Ends listening at an address, by its number. [any] Its connections go on; those that nobody
 // has accepted yet are reset.
@@ -726,7 +750,8 @@ fdx_status fdx_http_reply(fdx_server *server,
 // A part of a connection's request, from FDX_EV_UPGRADE (or FDX_EV_HTTP) until the callback of
 // FDX_EV_OPEN has returned. [any] `name` is ":method", ":path", ":query", ":version", "?key" of
 // the query (decoded), ";name" of a cookie, "/param" of the route's pattern (decoded; "/" and
-// "*" for what a star took), or a header's name in any case (several lines are joined with a
+// "*" for what a star took), with TLS ":tls_version" ("1.2" or "1.3") and ":tls_subject" (of the
+// client's certificate, if it has shown one, like "CN=ann, O=Example"), or a header's name in any case (several lines are joined with a
 // comma). At most `cap` bytes with the NUL go to `buf`; `*needed` is set always.
 //
 // `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_BUFFER`; `FDX_E_NO_CONN`; `FDX_E_STATE` after OPEN;

@@ -7,6 +7,7 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::id::SHARDS_MAX;
@@ -15,8 +16,9 @@ use crate::protocol::handshake::{Origins, Rules};
 use crate::protocol::proxy::ProxyVersions;
 pub use crate::protocol::trusted::Trusted;
 use crate::protocol::{Dialect, Versions};
+use crate::tls::{ClientAuth, OldestVersion};
 pub use value::{ListenAddress, ListenPlace, Rate, StaticFiles};
-use value::{at_least, list, more_than_zero, not_zero, path, rate, size, time};
+use value::{at_least, list, more_than_zero, not_zero, path, paths, rate, size, time};
 
 /// What the embedder has set, as text and as values.
 #[derive(Clone, Debug)]
@@ -40,6 +42,18 @@ pub struct Settings {
     pub http: HttpPages,
     pub files: Vec<StaticFiles>,
     pub proxies: Proxies,
+    pub tls: TlsOptions,
+}
+
+/// What listeners with TLS need.
+#[derive(Clone, Debug)]
+pub struct TlsOptions {
+    /// Files in PEM, each certificate with its key in the same place of the other list.
+    pub certificates: Vec<PathBuf>,
+    pub keys: Vec<PathBuf>,
+    pub client_ca: Option<PathBuf>,
+    pub client_auth: ClientAuth,
+    pub oldest: OldestVersion,
 }
 
 /// How many, and how fast. `None`: no limit.
@@ -169,6 +183,13 @@ impl Config {
                 versions: ProxyVersions::Off,
                 forwarded: ForwardedHeaders::Off,
             },
+            tls: TlsOptions {
+                certificates: Vec::new(),
+                keys: Vec::new(),
+                client_ca: None,
+                client_auth: ClientAuth::None,
+                oldest: OldestVersion::Tls12,
+            },
         };
         for option in &OPTIONS {
             (option.set)(&mut settings, option.default).expect("a default is a good value, as a test shows");
@@ -262,7 +283,7 @@ fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 30] = [
+pub static OPTIONS: [OptionSpec; 35] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -540,6 +561,64 @@ pub static OPTIONS: [OptionSpec; 30] = [
         live: true,
         help: "A peer that sends nothing for so long after our Ping is cut (FDX_CLOSED_BY_TIMEOUT). 0: never.",
         set: |settings, value| put(&mut settings.timeouts.ping_timeout, time(value).map(not_zero)),
+    },
+    OptionSpec {
+        name: "tls.cert",
+        kind: "files, in order",
+        default: "",
+        live: false,
+        help: "Certificates in PEM, each with those that link it to its authority behind it. A client gets the \
+               one for the name it asks for (SNI, wildcards included), else the first. While the server runs: \
+               fdx_set_certificate.",
+        set: |settings, value| put(&mut settings.tls.certificates, Ok(paths(value))),
+    },
+    OptionSpec {
+        name: "tls.key",
+        kind: "files, in order",
+        default: "",
+        live: false,
+        help: "The private key of each, in PEM, in the same order.",
+        set: |settings, value| put(&mut settings.tls.keys, Ok(paths(value))),
+    },
+    OptionSpec {
+        name: "tls.client_ca",
+        kind: "file",
+        default: "",
+        live: false,
+        help: "In PEM, who may sign the certificates of clients.",
+        set: |settings, value| put(&mut settings.tls.client_ca, Ok(paths(value).pop())),
+    },
+    OptionSpec {
+        name: "tls.client_auth",
+        kind: "none | want | need",
+        default: "none",
+        live: false,
+        help: "Must a client show a certificate? want: it is asked, and a wrong one is refused. Its subject: \
+               fdx_request_get with \":tls_subject\".",
+        set: |settings, value| {
+            settings.tls.client_auth = match value {
+                "none" => ClientAuth::None,
+                "want" => ClientAuth::Want,
+                "need" => ClientAuth::Need,
+                _ => return Err("expected none, want or need".to_string()),
+            };
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "tls.min",
+        kind: "1.2 | 1.3",
+        default: "1.2",
+        live: false,
+        help: "The oldest version of TLS that is spoken.",
+        set: |settings, value| {
+            settings.tls.oldest = match value {
+                "1.2" => OldestVersion::Tls12,
+                "1.3" => OldestVersion::Tls13,
+                _ => return Err("expected 1.2 or 1.3".to_string()),
+            };
+            Ok(())
+        },
     },
     OptionSpec {
         name: "http.health",

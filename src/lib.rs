@@ -16,3 +16,4 @@ pub mod ffi;
 pub mod id;
 pub mod protocol;
 pub mod server;
+pub mod tls;

@@ -5,15 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer with those it may use besides itself, bottom-up.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("id", &[]),
     ("buffer", &[]),
     ("protocol", &["id", "buffer"]),
-    ("config", &["id", "protocol"]),
+    ("tls", &[]),
+    ("config", &["id", "protocol", "tls"]),
     ("driver", &["id", "buffer", "config"]),
-    ("engine", &["id", "buffer", "protocol", "config", "driver"]),
-    ("server", &["id", "buffer", "protocol", "config", "driver", "engine"]),
-    ("ffi", &["id", "buffer", "protocol", "config", "driver", "engine", "server"]),
+    ("engine", &["id", "buffer", "protocol", "tls", "config", "driver"]),
+    ("server", &["id", "buffer", "protocol", "tls", "config", "driver", "engine"]),
+    ("ffi", &["id", "buffer", "protocol", "tls", "config", "driver", "engine", "server"]),
 ];
 
 /// What the engine knows of drivers: the contract, and the outbox whose slices it hands them.
@@ -48,7 +49,7 @@ fn the_engine_knows_drivers_only_by_their_contract() {
 #[test]
 fn the_pure_layers_have_no_socket_no_clock_and_no_thread() {
     for source in sources() {
-        if !matches!(source.layer().as_deref(), Some("protocol" | "engine")) {
+        if !matches!(source.layer().as_deref(), Some("protocol" | "tls" | "engine")) {
             continue;
         }
         for impure in [

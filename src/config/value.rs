@@ -11,6 +11,8 @@ pub struct ListenAddress {
     /// As the embedder wrote it.
     pub text: String,
     pub place: ListenPlace,
+    /// Connections begin with a TLS handshake.
+    pub secure: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +56,10 @@ impl Rate {
 
 pub(super) fn list(value: &str) -> Vec<String> {
     value.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
+}
+
+pub(super) fn paths(value: &str) -> Vec<PathBuf> {
+    list(value).into_iter().map(PathBuf::from).collect()
 }
 
 /// A path of a URL, or nothing.
@@ -145,17 +151,20 @@ impl FromStr for ListenAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (place, parameters) = text.split_once('?').unwrap_or((text, ""));
-        let mut mode = None;
+        let (mut mode, mut secure) = (None, false);
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
             match parameter.split_once('=') {
                 Some(("mode", digits)) if place.starts_with("unix:") => {
                     let bits = u32::from_str_radix(digits, 8).ok().filter(|&bits| bits <= 0o777);
                     mode = Some(bits.ok_or("expected a mode like 660")?);
                 }
+                Some(("tls", "0")) => secure = false,
+                Some(("tls", "1")) => secure = true,
+                Some(("tls", _)) => return Err("expected tls=1 or tls=0".to_string()),
                 _ => return Err(format!("unknown parameter \"{parameter}\"")),
             }
         }
-        Ok(Self { text: text.to_string(), place: ListenPlace::parse(place, mode)? })
+        Ok(Self { text: text.to_string(), place: ListenPlace::parse(place, mode)?, secure })
     }
 }
 
@@ -271,20 +280,25 @@ mod tests {
         assert_eq!(place("unix:@name"), unix("\0name", None));
         assert_eq!(place("fd:3"), Ok(ListenPlace::Descriptor(3)));
         assert_eq!(place("systemd:web"), Ok(ListenPlace::Systemd { name: Some("web".to_string()) }));
+        let secure = |text: &str| text.parse::<ListenAddress>().map(|listen| listen.secure);
+        assert_eq!(secure("[::]:443?tls=1"), Ok(true));
+        assert_eq!(secure("unix:/x?mode=660&tls=1"), Ok(true));
+        assert_eq!(secure("fd:3?tls=0"), Ok(false));
+        assert_eq!(secure(":80"), Ok(false));
         for bad in [
             "9990",
             "1.2.3.4",
             "[::1]",
             ":port",
             "127.0.0.1:70000",
-            "127.0.0.1:1?tls=1",
+            "127.0.0.1:1?tls=yes",
             "127.0.0.1:1?mode=660",
             "unix:",
             "unix:/x?mode=1777",
             "unix:/x?mode=rw",
             "unix:@x?mode=660",
             "unix:/x?mode",
-            "unix:/x?tls=1",
+            "unix:/x?tls",
             "fd:",
             "fd:-1",
             "fd:x",

@@ -42,6 +42,7 @@ struct Listener {
     id: u32,
     socket: MioListener,
     local: Endpoint,
+    secure: bool,
     is_ready: bool,
 }
 
@@ -187,7 +188,12 @@ impl MioDriver {
             while listener.is_ready && batch.accepted.len() < ACCEPTS_MAX {
                 match listener.socket.accept() {
                     Ok((socket, peer)) => {
-                        batch.accepted.push(Accepted { socket, peer, local: listener.local });
+                        batch.accepted.push(Accepted {
+                            socket,
+                            peer,
+                            local: listener.local,
+                            secure: listener.secure,
+                        });
                     }
                     Err(error) => match error.kind() {
                         io::ErrorKind::WouldBlock => listener.is_ready = false,
@@ -322,7 +328,7 @@ impl Driver for MioDriver {
         connection.lent.map(|lent| lent.buffer)
     }
 
-    fn listen(&mut self, id: u32, socket: ListenSocket) -> io::Result<()> {
+    fn listen(&mut self, id: u32, socket: ListenSocket, secure: bool) -> io::Result<()> {
         let (mut socket, local) = match socket {
             ListenSocket::Tcp(socket) => {
                 let local = Endpoint::Internet(socket.local_addr()?);
@@ -338,7 +344,7 @@ impl Driver for MioDriver {
         });
         let token = Token(FIRST_LISTENER.0 - place);
         self.poll.registry().register(socket.source(), token, Interest::READABLE)?;
-        self.listeners[place] = Some(Listener { id, socket, local, is_ready: true });
+        self.listeners[place] = Some(Listener { id, socket, local, secure, is_ready: true });
         Ok(())
     }
 
@@ -491,7 +497,7 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let mut driver = MioDriver::new().unwrap();
-        driver.listen(0, listener.into()).unwrap();
+        driver.listen(0, listener.into(), false).unwrap();
         let (_first, stream) = accepted(&mut driver, address, &[7; 2 * READ_BYTES_MIN]);
         let (_second, next_stream) = accepted(&mut driver, address, b"hello");
         driver.adopt(0, stream).unwrap();

@@ -60,8 +60,9 @@ pub trait Driver {
     /// the kernel forgets what it has not sent yet.
     fn close(&mut self, slot: Slot, reset: bool) -> Option<Buffer>;
 
-    /// Accepts connections from this socket, too, under a number of the server's choice.
-    fn listen(&mut self, id: u32, socket: ListenSocket) -> io::Result<()>;
+    /// Accepts connections from this socket, too, under a number of the server's choice; those of
+    /// a `secure` one speak TLS.
+    fn listen(&mut self, id: u32, socket: ListenSocket, secure: bool) -> io::Result<()>;
 
     /// Ends listening at one socket. Connections accepted from it go on.
     fn unlisten(&mut self, id: u32);
@@ -116,6 +117,8 @@ pub struct Accepted<S> {
     pub socket: S,
     pub peer: Endpoint,
     pub local: Endpoint,
+    /// It begins with a TLS handshake.
+    pub secure: bool,
 }
 
 /// One end of a connection.

@@ -17,8 +17,12 @@ pub struct Outbox {
     chunks: VecDeque<Chunk>,
     /// How much of the first chunk the kernel has.
     first_sent: usize,
-    /// Bytes not sent yet.
+    /// Bytes not sent yet, those in `sealed` not counted.
     bytes: usize,
+    /// What TLS has sealed of the queue, or has to say itself: it goes before the rest, which is
+    /// still plain.
+    sealed: Vec<u8>,
+    sealed_sent: usize,
     /// The kernel took less than all; the driver will say when there is room.
     pub is_blocked: bool,
     /// When the peer last took a fair amount (see `timeout.write_stall`), and how much since.
@@ -55,11 +59,11 @@ impl Chunk {
 
 impl Outbox {
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.sealed.len() - self.sealed_sent
     }
 
     pub fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.bytes() == 0
     }
 
     /// Copies all parts to the end, or, without memory, none: into the last chunk if it has
@@ -128,9 +132,54 @@ impl Outbox {
         self.chunks.push_back(Chunk::Lent(range));
     }
 
+    /// Queues bytes that are sealed already, before all that is plain.
+    pub fn push_sealed(&mut self, bytes: &[u8]) -> Result<(), TryReserveError> {
+        self.sealed.try_reserve(bytes.len())?;
+        self.sealed.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// If nothing sealed is left: seals the front of the queue.
+    pub fn seal<E>(
+        &mut self,
+        arena: &[u8],
+        spares: &mut Spares,
+        seal: impl FnOnce(&[u8], &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if !self.sealed.is_empty() || self.bytes == 0 {
+            return Ok(());
+        }
+        let mut sealed = std::mem::take(&mut spares.sealed);
+        let first = &self.chunks[0].as_slice(arena)[self.first_sent..];
+        let (len, result) = if self.chunks.len() == 1 || first.len() >= SEALED_AT_ONCE_BYTES {
+            let len = first.len().min(SEALED_AT_ONCE_BYTES);
+            (len, seal(&first[..len], &mut sealed))
+        } else {
+            // Heads and payloads of many messages make one record.
+            let mut joined = std::mem::take(&mut spares.joined);
+            joined.extend_from_slice(first);
+            for chunk in self.chunks.iter().skip(1) {
+                let room = SEALED_AT_ONCE_BYTES - joined.len();
+                let bytes = chunk.as_slice(arena);
+                joined.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+            let (len, result) = (joined.len(), seal(&joined, &mut sealed));
+            joined.clear();
+            spares.joined = joined;
+            (len, result)
+        };
+        self.sealed = sealed;
+        result?;
+        self.advance_plain(len, spares);
+        Ok(())
+    }
+
     /// Gives the front of the queue to `send`.
     #[inline]
     pub fn with_slices<R>(&self, arena: &[u8], send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
+        if !self.sealed.is_empty() {
+            return send(&[IoSlice::new(&self.sealed[self.sealed_sent..])]);
+        }
         let first = &self.chunks[0].as_slice(arena)[self.first_sent..];
         if self.chunks.len() == 1 {
             return send(&[IoSlice::new(first)]);
@@ -147,6 +196,26 @@ impl Outbox {
     /// The kernel took `len` bytes.
     #[inline]
     pub fn advance(&mut self, len: usize, spares: &mut Spares) {
+        if self.sealed.is_empty() {
+            return self.advance_plain(len, spares);
+        }
+        self.sealed_sent += len;
+        if self.sealed_sent == self.sealed.len() {
+            self.forget_sealed(spares);
+        }
+    }
+
+    fn forget_sealed(&mut self, spares: &mut Spares) {
+        let mut sealed = std::mem::take(&mut self.sealed);
+        self.sealed_sent = 0;
+        if spares.sealed.capacity() < sealed.capacity() {
+            sealed.clear();
+            spares.sealed = sealed;
+        }
+    }
+
+    #[inline]
+    fn advance_plain(&mut self, len: usize, spares: &mut Spares) {
         self.bytes -= len;
         self.first_sent += len;
         while let Some(first) = self.chunks.front() {
@@ -182,6 +251,7 @@ impl Outbox {
                 Chunk::Lent(_) => {}
             }
         }
+        self.forget_sealed(spares);
         self.first_sent = 0;
         self.bytes = 0;
         self.is_blocked = false;
@@ -200,6 +270,9 @@ pub struct Spares {
     small_chunks: Vec<Vec<u8>>,
     large_chunks: Vec<Vec<u8>>,
     pub pool: crate::buffer::BufferPool,
+    /// Memory to seal into, and to join small chunks in.
+    sealed: Vec<u8>,
+    joined: Vec<u8>,
 }
 
 impl Spares {
@@ -228,6 +301,7 @@ impl Spares {
         self.outboxes = Vec::new();
         self.small_chunks = Vec::new();
         self.large_chunks = Vec::new();
+        (self.sealed, self.joined) = (Vec::new(), Vec::new());
         self.pool.clear();
     }
 
@@ -273,6 +347,8 @@ const LARGE_CHUNK_BYTES: usize = 16 * 1024;
 /// Together 7 MiB at most, and freed when the shard is quiet.
 const SMALL_CHUNKS_MAX: usize = 2048;
 const LARGE_CHUNKS_MAX: usize = 256;
+/// Four records: one write of the kernel's, and sealed while in the cache.
+const SEALED_AT_ONCE_BYTES: usize = 64 * 1024;
 const SPARE_OUTBOXES_MAX: usize = 2048;
 const CHUNKS_KEPT: usize = 64;
 

@@ -142,6 +142,7 @@ impl Kernel {
             now: Time(1_000_000),
             nap_max: NAP_MAX,
             listeners: Vec::new(),
+            is_secure: false,
             next_listener: 0,
             connections: Vec::new(),
             lent: 0,
@@ -153,6 +154,11 @@ impl Kernel {
             troubles: BTreeMap::new(),
             trace: None,
         })))
+    }
+
+    /// From now on connections are accepted as those of a listener with TLS.
+    pub fn set_secure(&self) {
+        self.lock().is_secure = true;
     }
 
     /// A driver for one shard more. Connections are spread over those that listen.
@@ -622,7 +628,7 @@ impl Driver for SimDriver {
         Some(buffer)
     }
 
-    fn listen(&mut self, _: u32, _: ListenSocket) -> io::Result<()> {
+    fn listen(&mut self, _: u32, _: ListenSocket, _: bool) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -668,6 +674,7 @@ impl SimDriver {
                 socket: SimSocket { kernel: self.kernel.clone(), connection, is_adopted: false },
                 peer: Endpoint::Internet(address_of(connection as u32)),
                 local: Endpoint::Internet(SocketAddr::from(([203, 0, 113, 1], 80))),
+                secure: state.is_secure,
             });
         }
         waiting > 0 || state.listeners[self.number].is_ready
@@ -820,6 +827,7 @@ struct State {
     nap_max: Duration,
     /// One for each driver.
     listeners: Vec<Listener>,
+    is_secure: bool,
     next_listener: usize,
     /// All there ever were.
     connections: Vec<Connection>,

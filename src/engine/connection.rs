@@ -9,6 +9,7 @@ use crate::driver::outbox::Outbox;
 use crate::id::{ConnId, Time};
 use crate::protocol::Protocol;
 use crate::protocol::handshake::Offer;
+use crate::tls::TlsSession;
 
 pub struct Connection {
     pub id: ConnId,
@@ -28,6 +29,8 @@ pub struct Connection {
     /// When our first Ping went out that was not answered yet; `Time::NEVER`: none.
     pub pinged_at: Time,
     pub rare: Option<Box<Rare>>,
+    /// On a listener with TLS.
+    pub tls: Option<Box<TlsSession>>,
     pub route: u32,
     pub flags: Flags,
 }
@@ -136,6 +139,7 @@ impl Connection {
             ping_due: Time::NEVER,
             pinged_at: Time::NEVER,
             rare: None,
+            tls: None,
             route: 0,
             flags: Flags::default(),
         }

@@ -32,6 +32,8 @@ impl Engine {
     pub(super) fn peer_finished(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         connection.flags.peer_finished = true;
+        let is_truncated = self.is_truncated(slot);
+        let connection = &mut self.connections[slot as usize];
         match connection.stage {
             Stage::Handshake | Stage::Deciding(Some(_)) | Stage::Lingering { .. } => {
                 self.set_stage(slot, Stage::Gone { reset: false });
@@ -40,7 +42,9 @@ impl Engine {
                 let by = match connection.stage {
                     Stage::Closing(by) => by,
                     // WebKit's close() of Hixie sends nothing but FIN: a normal end.
-                    _ if connection.protocol.dialect().is_some_and(|dialect| !dialect.awaits_close()) => {
+                    _ if !is_truncated
+                        && connection.protocol.dialect().is_some_and(|dialect| !dialect.awaits_close()) =>
+                    {
                         ClosedBy::Peer
                     }
                     _ => ClosedBy::Network,

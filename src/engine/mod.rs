@@ -13,6 +13,7 @@ mod opening;
 pub mod plain;
 mod receiving;
 pub mod routes;
+mod sealed;
 pub mod table;
 mod timeouts;
 pub mod timers;
@@ -31,6 +32,7 @@ use crate::id::{ConnId, Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::frame::Opcode;
 use crate::protocol::{Control, Kind};
+use crate::tls::Acceptor;
 use connection::{Connection, Release, Stage, UserData};
 use ending::{Ending, Stopping};
 use event::{Body, ClosedBy, Event, EventKind};
@@ -50,6 +52,7 @@ pub struct Engine {
     table: Arc<Table>,
     gate: Arc<Gate>,
     pages: Arc<dyn Pages>,
+    acceptor: Arc<Acceptor>,
     /// The shard's own way to the table, without its lock.
     entries: Vec<Arc<Chunk>>,
     connections: Vec<Connection>,
@@ -72,6 +75,9 @@ pub struct Engine {
     replies_in_turn: usize,
     /// Writes of this turn that came from a download.
     downloads_in_turn: usize,
+    /// Answers of this turn to a client's hello, and who waits for the next turn's.
+    handshakes_in_turn: usize,
+    postponed: VecDeque<ConnId>,
     /// Ends that wait until the embedder has seen what came before them.
     endings: Vec<(Slot, Ending)>,
     /// Memory for the driver to read long frames into.
@@ -97,6 +103,9 @@ struct Scratch {
     due: Vec<Slot>,
     asides: Vec<Aside>,
     piece: Vec<u8>,
+    /// What TLS has opened, and what it has to say itself.
+    plain: Vec<u8>,
+    sealed: Vec<u8>,
 }
 
 /// What a thread asks of a connection's shard. Everything that can be checked without the
@@ -167,6 +176,7 @@ pub struct Parts {
     /// The same for all shards of a server.
     pub gate: Arc<Gate>,
     pub pages: Arc<dyn Pages>,
+    pub acceptor: Arc<Acceptor>,
     /// Different for each server of a process.
     pub generation_seed: u32,
 }
@@ -180,6 +190,7 @@ impl Engine {
             table: parts.table,
             gate: parts.gate,
             pages: parts.pages,
+            acceptor: parts.acceptor,
             entries: Vec::new(),
             connections: Vec::new(),
             free: VecDeque::new(),
@@ -194,6 +205,8 @@ impl Engine {
             unfinished: Vec::new(),
             replies_in_turn: 0,
             downloads_in_turn: 0,
+            handshakes_in_turn: 0,
+            postponed: VecDeque::new(),
             endings: Vec::new(),
             lent: Vec::new(),
             discarded: Vec::new(),
@@ -210,7 +223,8 @@ impl Engine {
 
     /// When the next turn must begin at the latest.
     pub fn next_deadline(&self) -> Time {
-        if !self.events.is_empty() || !self.discarded.is_empty() || !self.unfinished.is_empty() {
+        let is_behind = !self.unfinished.is_empty() || !self.postponed.is_empty();
+        if !self.events.is_empty() || !self.discarded.is_empty() || is_behind {
             return self.now;
         }
         let good_byes = match &self.stopping {
@@ -228,7 +242,7 @@ impl Engine {
     pub fn begin_turn(&mut self, now: Time) {
         self.now = now;
         self.turns += 1;
-        (self.replies_in_turn, self.downloads_in_turn) = (0, 0);
+        (self.replies_in_turn, self.downloads_in_turn, self.handshakes_in_turn) = (0, 0, 0);
         // In their order, so that who had no share last time is the first.
         let mut unfinished = std::mem::take(&mut self.unfinished);
         for slot in unfinished.drain(..) {
@@ -252,6 +266,7 @@ impl Engine {
 
     /// receive: what the driver read becomes events.
     pub fn receive(&mut self, completions: &mut Vec<Completion>, arena: &mut [u8]) {
+        self.resume_handshakes();
         // Taken from the back so that after a panic the rest is still there.
         completions.reverse();
         while let Some(completion) = completions.pop() {
@@ -289,6 +304,7 @@ impl Engine {
         if self.has_spares && self.now >= self.busy_at.after(QUIET_TIME) {
             self.spares.clear();
             self.events.shrink_to(EVENTS_KEPT);
+            (self.scratch.plain, self.scratch.sealed) = (Vec::new(), Vec::new());
             self.has_spares = false;
         }
         self.timers.expire(self.now, &mut self.scratch.due);

@@ -15,6 +15,7 @@ use crate::id::{ConnId, Generation, SLOTS_MAX, Slot, Time};
 use crate::protocol::Protocol;
 use crate::protocol::handshake::{self, Offer};
 use crate::protocol::http::{Refusal, Request};
+use crate::tls::TlsSession;
 
 impl Engine {
     /// Gives a new connection a slot, if one is to be had. Also while the server stops: it was
@@ -49,11 +50,21 @@ impl Engine {
         if is_announced {
             self.connections[slot as usize].protocol = Protocol::behind_proxy(self.settings.proxies.versions);
         }
+        let tls = accepted.secure.then(|| TlsSession::new(&self.acceptor)).transpose();
         self.entry(slot).reset(generation, accepted.peer, accepted.local);
+        self.entry(slot).secure.store(accepted.secure, Relaxed);
         self.timers.set(slot, deadline);
         self.live += 1;
         self.asking += 1;
         self.table.counters.accepted.add(1);
+        match tls {
+            Ok(tls) => self.connections[slot as usize].tls = tls.map(Box::new),
+            Err(error) => {
+                info!(target: "fullduplex::tls", conn = id.to_u64(); "cut {}: {error}", self.client(slot));
+                self.set_stage(slot, Stage::Gone { reset: true });
+                return Some(slot);
+            }
+        }
         match entered {
             Err(refusal) => self.refuse_at_gate(slot, refusal),
             Ok(()) if !is_named_later => {
@@ -102,7 +113,8 @@ impl Engine {
         };
         let route = self.routes.get(index);
         let (wants, streams, number) = (route.wants, route.streams, route.number);
-        self.table.set_request(slot, PendingRequest { request, parameters });
+        let tls = self.tls_facts(slot);
+        self.table.set_request(slot, PendingRequest { request, parameters, tls });
         let connection = &mut self.connections[slot as usize];
         connection.route = index as u32;
         connection.flags.streams = streams;
@@ -130,7 +142,8 @@ impl Engine {
             self.table.set_protocol(slot, name);
         }
         let connection = &mut self.connections[slot as usize];
-        let Ok(accepted) = connection.protocol.accept(offer, protocol.as_deref(), headers, false) else {
+        let secure = connection.tls.is_some();
+        let Ok(accepted) = connection.protocol.accept(offer, protocol.as_deref(), headers, secure) else {
             return self.lose(slot);
         };
         self.set_stage(slot, Stage::Handshake);
@@ -183,6 +196,9 @@ impl Engine {
         info!(target: "fullduplex::handshake", conn = id.to_u64();
             "refused {} with {status}: {refusal}", self.client(slot));
         self.table.counters.rejected.add(1);
+        if !self.has_words(slot) {
+            return self.set_stage(slot, Stage::Gone { reset: false });
+        }
         let with_body = !self.connections[slot as usize].flags.head_only;
         let response = refusal.response(&self.settings.rules.versions.header(), with_body);
         self.begin_last_answer(slot);
@@ -202,7 +218,7 @@ impl Engine {
         }
     }
 
-    fn begin_last_answer(&mut self, slot: Slot) {
+    pub(super) fn begin_last_answer(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         connection.protocol.refuse();
         let id = connection.id;

@@ -90,8 +90,8 @@ impl Engine {
             Some((route, _)) if !self.routes.get(route).wants.other => self.refuse(slot, Refusal::NotFound),
             Some((route, parameters)) => {
                 let has_body = request.body() != BodyLength::None;
-                let (pending, number) =
-                    (PendingRequest { request, parameters }, self.routes.get(route).number);
+                let (number, tls) = (self.routes.get(route).number, self.tls_facts(slot));
+                let pending = PendingRequest { request, parameters, tls };
                 self.connections[slot as usize].route = route as u32;
                 self.connections[slot as usize].flags.has_side = true;
                 self.entry(slot).route.store(number, Relaxed);

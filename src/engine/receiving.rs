@@ -38,6 +38,16 @@ impl Engine {
             }
             Stage::Vacant | Stage::Finishing | Stage::Gone { .. } | Stage::Ended => return,
         }
+        match connection.tls {
+            None => self.received_plain(slot, source, bytes),
+            Some(_) => self.received_sealed(slot, source, bytes),
+        }
+    }
+
+    #[inline]
+    pub(super) fn received_plain(&mut self, slot: Slot, source: Source, bytes: &mut [u8]) {
+        let len = bytes.len();
+        let connection = &mut self.connections[slot as usize];
         let base = bytes.as_ptr() as usize;
         let mut inbox = Inbox::new(connection, &mut self.events, &mut self.scratch.asides, source, base);
         let mut context = context(&self.settings, &mut self.spares.pool, connection.flags.streams);
@@ -46,8 +56,11 @@ impl Engine {
                 inbox.take(incoming);
             });
         let heard = inbox.heard;
-        if let Some((buffer, len)) = connection.protocol.lend() {
-            self.lent.push((slot, buffer, len));
+        // What the driver reads into lent memory must be plain.
+        if connection.tls.is_none() {
+            if let Some((buffer, len)) = connection.protocol.lend() {
+                self.lent.push((slot, buffer, len));
+            }
         }
         self.after_receive(slot, heard, result);
         self.check_rates(slot, heard.messages, len);
@@ -220,6 +233,16 @@ pub(super) enum Source {
     },
     /// In memory that the turn does not keep: payloads must be copied.
     Elsewhere,
+}
+
+impl Source {
+    /// Where the bytes after the first `len` lie.
+    pub(super) fn skip(self, len: usize) -> Self {
+        match self {
+            Self::Arena { start } => Self::Arena { start: start + len },
+            Self::Elsewhere => Self::Elsewhere,
+        }
+    }
 }
 
 /// Takes what a conversation receives: events at once and in order, everything else aside.

@@ -16,6 +16,7 @@ use crate::id::{ConnId, Generation, Slot};
 use crate::protocol::http::Request;
 use crate::protocol::message::Utf8Stream;
 use crate::protocol::{Dialect, Kind};
+use crate::tls::TlsFacts;
 
 /// One shard's connections and counters.
 #[derive(Default)]
@@ -38,6 +39,8 @@ pub struct Entry {
     mailbox: AtomicU64,
     pub outbox_bytes: Count,
     pub wants_drain: AtomicBool,
+    /// It speaks TLS.
+    pub secure: AtomicBool,
     /// Generation and [`Begun`], written by whoever sends: in one word, as above.
     begun: AtomicU64,
     dialect: AtomicU32,
@@ -130,6 +133,7 @@ struct Side {
 pub struct PendingRequest {
     pub request: Arc<Request>,
     pub parameters: Arc<[(String, String)]>,
+    pub tls: Option<Arc<TlsFacts>>,
 }
 
 impl Table {
@@ -226,9 +230,17 @@ impl Table {
 }
 
 impl PendingRequest {
-    /// A part of the request by name; see [`Request::get`]. `/name` is a parameter of the path.
+    /// A part of the request by name; see [`Request::get`]. `/name` is a parameter of the path,
+    /// `:tls_version` and `:tls_subject` are of the session.
     pub fn get(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let Some(parameter) = name.strip_prefix('/') else { return self.request.get(name) };
+        let text = |text: &'static str| Cow::Borrowed(text.as_bytes());
+        let Some(parameter) = name.strip_prefix('/') else {
+            return match (name, &self.tls) {
+                (":tls_version", Some(tls)) => Some(text(tls.version)),
+                (":tls_subject", Some(tls)) => tls.subject.as_ref().map(|subject| subject.as_bytes().into()),
+                _ => self.request.get(name),
+            };
+        };
         let found = self.parameters.iter().find(|(found, _)| found == parameter)?;
         Some(Cow::Borrowed(found.1.as_bytes()))
     }
@@ -255,6 +267,7 @@ impl Entry {
             mailbox: AtomicU64::new(0),
             outbox_bytes: Count::default(),
             wants_drain: AtomicBool::new(false),
+            secure: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             dialect: AtomicU32::new(0),
             route: AtomicU32::new(0),

@@ -1,5 +1,6 @@
 //! What is to be sent goes into outboxes, and with the flush to the kernel.
 
+use std::collections::TryReserveError;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -12,6 +13,7 @@ use super::table::charge;
 use super::{Engine, entry_of};
 use crate::buffer::Buffer;
 use crate::driver::Driver;
+use crate::driver::outbox::{Outbox, Spares};
 use crate::id::{ConnId, Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::frame::{Opcode, ServerHead};
@@ -20,25 +22,30 @@ use crate::protocol::{Kind, Place};
 impl Engine {
     /// Queues bytes of our own. Without memory for them the connection is lost.
     pub(super) fn push(&mut self, slot: Slot, parts: [&[u8]; 3]) -> Result<(), NoMemory> {
-        let connection = &mut self.connections[slot as usize];
-        let outbox = connection.outbox.get_or_insert_with(|| self.spares.outbox());
-        let pushed = outbox.push(parts, &mut self.spares);
-        entry_of(&self.entries, slot).outbox_bytes.set(outbox.bytes() as u64);
-        self.mark_dirty(slot);
-        pushed.map_err(|_| {
-            self.lose(slot);
-            NoMemory
-        })
+        self.push_with(slot, |outbox, spares| outbox.push(parts, spares))
     }
 
     /// The same for a head and a long payload, which is not copied.
     pub(super) fn push_shared(&mut self, slot: Slot, head: &[u8], payload: Buffer) -> Result<(), NoMemory> {
+        let (len, payload) = (payload.len(), Arc::new(payload));
+        self.push_with(slot, |outbox, spares| {
+            outbox.push_around(head, &[], spares, |outbox| outbox.push_shared(payload, 0..len))
+        })
+    }
+
+    /// The same for bytes that are sealed already.
+    pub(super) fn push_sealed(&mut self, slot: Slot, sealed: &[u8]) -> Result<(), NoMemory> {
+        self.push_with(slot, |outbox, _| outbox.push_sealed(sealed))
+    }
+
+    fn push_with(
+        &mut self,
+        slot: Slot,
+        push: impl FnOnce(&mut Outbox, &mut Spares) -> Result<(), TryReserveError>,
+    ) -> Result<(), NoMemory> {
         let connection = &mut self.connections[slot as usize];
         let outbox = connection.outbox.get_or_insert_with(|| self.spares.outbox());
-        let (len, payload) = (payload.len(), Arc::new(payload));
-        let pushed = outbox.push_around(head, &[], &mut self.spares, |outbox| {
-            outbox.push_shared(payload, 0..len);
-        });
+        let pushed = push(outbox, &mut self.spares);
         entry_of(&self.entries, slot).outbox_bytes.set(outbox.bytes() as u64);
         self.mark_dirty(slot);
         pushed.map_err(|_| {
@@ -157,6 +164,9 @@ impl Engine {
         if self.connections[slot as usize].stage == Stage::Replying {
             self.write_download(slot, driver, arena)?;
         }
+        if self.says_good_bye(slot) {
+            self.write_outbox(slot, driver, arena)?;
+        }
         Ok(())
     }
 
@@ -171,6 +181,10 @@ impl Engine {
         let Some(outbox) = &mut connection.outbox else { return Ok(()) };
         let entry = entry_of(&self.entries, slot);
         while !outbox.is_blocked && !outbox.is_empty() {
+            if let Some(tls) = &mut connection.tls {
+                // Without a session nobody would understand the rest.
+                outbox.seal(arena, &mut self.spares, |plain, sealed| tls.seal(plain, sealed))?;
+            }
             let (sent, offered) = outbox.with_slices(arena, |slices| {
                 (driver.send(slot, slices), slices.iter().map(|slice| slice.len()).sum::<usize>())
             });

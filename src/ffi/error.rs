@@ -86,6 +86,7 @@ impl From<StartError> for Failure {
         match error {
             StartError::Phase(what) => Self::new(FDX_E_STATE, what),
             StartError::Config(what) => Self::new(FDX_E_CONFIG, what),
+            StartError::Tls(what) => Self::new(FDX_E_TLS, what),
             StartError::Listen { address, error } => Self {
                 status: status_of(&error),
                 os_error: error.raw_os_error().unwrap_or(0),

@@ -118,7 +118,8 @@ fn answer(
 /// A part of a connection's request, from FDX_EV_UPGRADE (or FDX_EV_HTTP) until the callback of
 /// FDX_EV_OPEN has returned. [any] `name` is ":method", ":path", ":query", ":version", "?key" of
 /// the query (decoded), ";name" of a cookie, "/param" of the route's pattern (decoded; "/" and
-/// "*" for what a star took), or a header's name in any case (several lines are joined with a
+/// "*" for what a star took), with TLS ":tls_version" ("1.2" or "1.3") and ":tls_subject" (of the
+/// client's certificate, if it has shown one, like "CN=ann, O=Example"), or a header's name in any case (several lines are joined with a
 /// comma). At most `cap` bytes with the NUL go to `buf`; `*needed` is set always.
 ///
 /// `FDX_OK`; `FDX_E_NOT_FOUND`; `FDX_E_BUFFER`; `FDX_E_NO_CONN`; `FDX_E_STATE` after OPEN;

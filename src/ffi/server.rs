@@ -1,6 +1,6 @@
 //! The server: made, started, stopped, waited for.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -11,13 +11,14 @@ use super::config::{RouteHandlers, fdx_config};
 use super::error::{Failure, fdx_error};
 use super::event::Deliverer;
 use super::status::*;
-use super::{c_text, done, guard, guard_or, handle, misused, text};
+use super::{bytes, c_text, done, guard, guard_or, handle, misused, text};
 use crate::config::LiveError;
 use crate::driver::Driver;
 use crate::driver::listen::{Inherit, ListenSocket};
 use crate::protocol::close::{CloseCode, CloseFrame, REASON_BYTES_MAX};
 use crate::server::shard::Shard;
 use crate::server::{Server, StartError, Waited};
+use crate::tls::CertificateError;
 
 /// A server. Reference-counted; every function may be called from any thread.
 pub struct fdx_server {
@@ -113,7 +114,9 @@ pub unsafe extern "C" fn fdx_server_unref(server: *mut fdx_server) {
 /// Opens all listeners and starts the threads, or nothing. [any] A server starts once.
 ///
 /// `FDX_OK`; `FDX_E_STATE` if it was started; `FDX_E_CONFIG` without an address to listen at;
-/// `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO` (see `os_error`).
+/// `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO` (see `os_error`); `FDX_E_TLS` when a file that
+/// "tls.cert", "tls.key" or "tls.client_ca" names can't be used, or an address with "tls=1" has no
+/// certificate.
 ///
 /// # Safety
 /// `server` is live; `error` is null or has its `struct_size`.
@@ -251,7 +254,8 @@ pub unsafe extern "C" fn fdx_server_set(
 /// "listen".
 ///
 /// `FDX_OK`; `FDX_E_CONFIG` for an address that is none; `FDX_E_STATE` before the start;
-/// `FDX_E_STOPPED`; `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO`; `FDX_E_INVALID_ARG`.
+/// `FDX_E_STOPPED`; `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO`; `FDX_E_TLS` for "tls=1" without
+/// a certificate; `FDX_E_INVALID_ARG`.
 ///
 /// # Safety
 /// `server` is live; `address` ends with NUL; `out_id` and `out_port` are null or writable; `error`
@@ -282,6 +286,49 @@ pub unsafe extern "C" fn fdx_listen(
         };
         // SAFETY: promised by the caller.
         listen().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
+    })
+}
+
+/// Shows another certificate from now on, to who connects to a listener with "tls=1". [any] `cert`
+/// is the certificate with those that link it to its authority behind it, `key` its private key,
+/// both in PEM and copied; the lengths may be `FDX_NTS`. `sni` is the name that it is shown for,
+/// "a.example" or "*.a.example"; NULL: the names in it, and every client that asks for none or for
+/// an unknown one. It is looked at first: when this fails the old one stays. Open connections keep
+/// the one they have seen. Before the start it counts, too.
+///
+/// `FDX_OK`; `FDX_E_TLS` when it can't be used (not PEM, expired, not this key's …), as the message
+/// says; `FDX_E_INVALID_ARG`; `FDX_E_UTF8`.
+///
+/// # Safety
+/// `server` is live; `sni` is null or ends with NUL; `cert` has `cert_len` readable bytes and `key`
+/// `key_len`; `error` is null or has its `struct_size`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_set_certificate(
+    server: *mut fdx_server,
+    sni: *const c_char,
+    cert: *const c_void,
+    cert_len: usize,
+    key: *const c_void,
+    key_len: usize,
+    error: *mut fdx_error,
+) -> fdx_status {
+    guard(|| {
+        let set = || -> Result<(), Failure> {
+            // SAFETY: promised by the caller.
+            let (handle, cert, key) =
+                unsafe { (handle(server)?, bytes(cert, cert_len)?, bytes(key, key_len)?) };
+            // SAFETY: promised by the caller: null or ended by NUL.
+            let sni = if sni.is_null() { None } else { Some(unsafe { c_text(sni) }?) };
+            handle.server.set_certificate(sni, cert, key).map_err(|error| {
+                let which = match &error {
+                    CertificateError::Certificate(_) => "certificate",
+                    CertificateError::Key(_) => "key",
+                };
+                Failure::new(FDX_E_TLS, format!("{which}: {error}"))
+            })
+        };
+        // SAFETY: promised by the caller.
+        set().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
     })
 }
 

@@ -18,7 +18,7 @@ pub extern "C" fn fdx_version() -> u32 {
     FDX_VERSION
 }
 
-/// The version and what is built in, for people: "0.1.0 (abi 0; hixie)". [any] The string is
+/// The version and what is built in, for people: "0.1.0 (abi 0; hixie tls)". [any] The string is
 /// static.
 #[unsafe(no_mangle)]
 pub extern "C" fn fdx_version_string() -> *const c_char {
@@ -41,7 +41,7 @@ pub extern "C" fn fdx_check_abi(abi: u32) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fdx_has(feature: *const c_char) -> i32 {
     // SAFETY: promised by the caller.
-    guard(|| Ok(i32::from(unsafe { c_text(feature) }.is_ok_and(|name| name == "hixie"))))
+    guard(|| Ok(i32::from(unsafe { c_text(feature) }.is_ok_and(|name| matches!(name, "hixie" | "tls")))))
 }
 
 /// 0: done; > 0: done with a remark; < 0: not done. The numbers are frozen.

@@ -362,15 +362,20 @@ pub enum Refusal {
     BodyTooBig,
     TransferCoding,
     Expectation,
+    /// Plain HTTP where TLS is spoken.
+    NotTls,
     NoMemory,
 }
 
 impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
-            Self::Malformed(_) | Self::Repeated(_) | Self::ConnectionHeader | Self::Key | Self::HixieKey => {
-                400
-            }
+            Self::Malformed(_)
+            | Self::Repeated(_)
+            | Self::ConnectionHeader
+            | Self::Key
+            | Self::HixieKey
+            | Self::NotTls => 400,
             Self::Origin => 403,
             Self::NotFound => 404,
             Self::NotGet => 405,
@@ -436,6 +441,7 @@ impl fmt::Display for Refusal {
             Self::BodyTooBig => f.write_str("the body is too big"),
             Self::TransferCoding => f.write_str("of the transfer codings only chunked is served"),
             Self::Expectation => f.write_str("only 100-continue can be expected"),
+            Self::NotTls => f.write_str("this port speaks TLS: use https:// or wss://"),
             Self::NoMemory => f.write_str("the server is out of memory"),
         }
     }

@@ -166,17 +166,12 @@ impl Protocol {
                         Frames::Hixie(frames) => frames.receive(*dialect, bytes, context, events),
                     };
                 }
-                State::Announcing(reader, versions) => match reader.receive(bytes, *versions) {
-                    Ok(Some((announced, taken))) => {
+                State::Announcing(..) => match self.receive_announcement(bytes).map_err(Failure::Proxy)? {
+                    Some((Some(announced), taken)) => {
                         events(Incoming::Announced(announced));
-                        self.state = State::Requesting(Box::default());
                         bytes = &mut bytes[taken..];
                     }
-                    Ok(None) => return Ok(Flow::Open),
-                    Err(error) => {
-                        self.state = State::Closed;
-                        return Err(Failure::Proxy(error));
-                    }
+                    _ => return Ok(Flow::Open),
                 },
                 State::Requesting(reader) => match reader.receive(bytes, rules.head_bytes_max) {
                     Ok(Some((request, taken))) => {
@@ -240,6 +235,26 @@ impl Protocol {
             self.state = State::Closed;
         }
         Ok(flow?)
+    }
+
+    /// If a proxy must say first whose connection this is: what it says, once that is whole, and
+    /// how many bytes that took. `None`: it has said it, or there is none.
+    pub fn receive_announcement(
+        &mut self,
+        bytes: &[u8],
+    ) -> Result<Option<(Option<Announced>, usize)>, ProxyError> {
+        let State::Announcing(reader, versions) = &mut self.state else { return Ok(None) };
+        match reader.receive(bytes, *versions) {
+            Ok(Some((announced, taken))) => {
+                self.state = State::Requesting(Box::default());
+                Ok(Some((Some(announced), taken)))
+            }
+            Ok(None) => Ok(Some((None, bytes.len()))),
+            Err(error) => {
+                self.state = State::Closed;
+                Err(error)
+            }
+        }
     }
 
     /// Agrees to the request: the answer to send, and the bytes to receive again now that it

@@ -34,7 +34,7 @@ pub struct Mail<S> {
 
 /// A change of where a shard listens.
 pub enum Listening {
-    Begin { id: u32, socket: ListenSocket },
+    Begin { id: u32, socket: ListenSocket, secure: bool },
     End { id: u32 },
 }
 
@@ -192,14 +192,14 @@ mod tests {
         let bell = Arc::new(Bell::default());
         let mailbox = Mailbox::<()>::new(bell.clone());
         assert!(mailbox.close().is_some());
-        mailbox.change_listening(Listening::Begin { id: 0, socket: listener.into() });
+        mailbox.change_listening(Listening::Begin { id: 0, socket: listener.into(), secure: false });
         assert!(std::net::TcpStream::connect(address).is_err());
         assert_eq!(bell.0.load(SeqCst), 0);
     }
 
     #[test]
     fn a_mailbox_closes_when_its_connections_are_taken_and_gives_later_ones_back() {
-        let accepted = || Accepted { socket: (), peer: Endpoint::Unix, local: Endpoint::Unix };
+        let accepted = || Accepted { socket: (), peer: Endpoint::Unix, local: Endpoint::Unix, secure: false };
         let mailbox = Mailbox::new(Arc::new(Bell::default()));
         assert!(mailbox.hand_over(accepted()).is_ok());
         assert!(mailbox.close().is_none());

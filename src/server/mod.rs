@@ -7,6 +7,7 @@ mod calls;
 pub mod files;
 pub mod mailbox;
 pub mod pages;
+mod secure;
 pub mod shard;
 
 use std::cell::Cell;
@@ -27,6 +28,7 @@ use crate::engine::table::Table;
 use crate::engine::turn::{Handler, Misuse};
 use crate::engine::{Command, Engine, Parts};
 use crate::protocol::close::{CloseCode, CloseFrame};
+use crate::tls::{Acceptor, CertificateError, Certificates};
 use files::Files;
 use mailbox::{Letterbox, Listening, Mailbox};
 use pages::ServerPages;
@@ -38,6 +40,8 @@ pub struct Server {
     config: Mutex<Config>,
     settings: RwLock<Arc<Settings>>,
     routes: Arc<Routes>,
+    /// What listeners with TLS show.
+    certificates: Arc<Certificates>,
     tables: Vec<Arc<Table>>,
     mailboxes: OnceLock<Vec<Arc<dyn Letterbox>>>,
     /// Of the configured listeners.
@@ -79,6 +83,7 @@ pub enum Done {
 pub enum StartError {
     Phase(&'static str),
     Config(String),
+    Tls(String),
     Listen {
         address: String,
         error: io::Error,
@@ -118,6 +123,7 @@ impl Server {
             config: Mutex::new(config.clone()),
             settings: RwLock::new(Arc::new(settings)),
             routes: Arc::new(routes),
+            certificates: Arc::default(),
             tables: (0..shards.min(crate::id::SHARDS_MAX)).map(|_| Arc::default()).collect(),
             mailboxes: OnceLock::new(),
             ports: OnceLock::new(),
@@ -179,7 +185,7 @@ impl Server {
         if *phase != Phase::New {
             return Err(StartError::Phase("the server was started already"));
         }
-        let shards = self.shards_on(drivers, handler, self.pages()?);
+        let shards = self.shards_on(drivers, handler, self.pages()?, self.acceptor()?);
         self.shards_left.store(shards.len(), SeqCst);
         *phase = Phase::Running;
         Ok(shards)
@@ -194,7 +200,10 @@ impl Server {
         if settings.listen.is_empty() {
             return Err(StartError::Config("no address to listen at: set the option \"listen\"".to_string()));
         }
-        let pages = self.pages()?;
+        let (pages, acceptor) = (self.pages()?, self.acceptor()?);
+        if let Some(listen) = settings.listen.iter().find(|listen| listen.secure) {
+            self.check_certificate(&listen.text)?;
+        }
         let shards = self.tables.len();
         let mut drivers: Vec<MioDriver> =
             (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Driver)?;
@@ -205,12 +214,12 @@ impl Server {
                 let id = ports.len() as u32;
                 ports.push(bound.socket.port().map_err(failed)?);
                 let socket = bound.socket.try_clone().map_err(failed)?;
-                drivers[0].listen(id, socket).map_err(failed)?;
+                drivers[0].listen(id, socket, listen.secure).map_err(failed)?;
                 open.insert(id, bound);
             }
         }
         self.next_listener.store(ports.len() as u32, SeqCst);
-        let mut shards = self.shards_on(drivers, handler, pages);
+        let mut shards = self.shards_on(drivers, handler, pages, acceptor);
         // Now that there is a mailbox for who ends one of them.
         *self.listeners() = open;
         if shards.len() > 1 {
@@ -229,11 +238,39 @@ impl Server {
         Ok(Arc::new(ServerPages::new(self.tables.clone(), files)))
     }
 
+    fn acceptor(&self) -> Result<Arc<Acceptor>, StartError> {
+        let acceptor = secure::acceptor(&self.settings().tls, &self.certificates);
+        acceptor.map(Arc::new).map_err(StartError::Tls)
+    }
+
+    /// Is there anything to show to who connects there?
+    fn check_certificate(&self, address: &str) -> Result<(), StartError> {
+        match self.certificates.is_empty() {
+            true => Err(StartError::Tls(format!(
+                "listen = {address}: TLS needs a certificate: set the options \"tls.cert\" and \"tls.key\""
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// From now on shows this certificate for a name, or without one to all that have no other.
+    pub fn set_certificate(
+        &self,
+        name: Option<&str>,
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Result<(), CertificateError> {
+        let certificate = secure::certificate(certificate, key)?;
+        self.certificates.replace(name, &certificate);
+        Ok(())
+    }
+
     fn shards_on<D: Driver, H: Handler>(
         &self,
         drivers: Vec<D>,
         handler: impl Fn() -> H,
         pages: Arc<ServerPages>,
+        acceptor: Arc<Acceptor>,
     ) -> Vec<Shard<D, H>> {
         let settings = self.settings();
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
@@ -248,6 +285,7 @@ impl Server {
                     table: table.clone(),
                     gate: gate.clone(),
                     pages: pages.clone(),
+                    acceptor: acceptor.clone(),
                     generation_seed: self.number.wrapping_add(1),
                 };
                 let engine = Engine::new(parts, driver.now());
@@ -299,6 +337,9 @@ impl Server {
             Phase::Stopping | Phase::Stopped => return Err(StartError::Stopped),
             Phase::Running => {}
         }
+        if listen.secure {
+            self.check_certificate(address)?;
+        }
         let failed = |error| StartError::Listen { address: address.to_string(), error };
         let mut made = None;
         for bound in listen::bind(&listen, inherit).map_err(failed)? {
@@ -306,7 +347,7 @@ impl Server {
             let socket = bound.socket.try_clone().map_err(failed)?;
             let id = self.next_listener.fetch_add(1, SeqCst);
             self.listeners().insert(id, bound);
-            self.change_listening(Listening::Begin { id, socket });
+            self.change_listening(Listening::Begin { id, socket, secure: listen.secure });
             made.get_or_insert((id, port));
         }
         made.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))

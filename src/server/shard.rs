@@ -152,8 +152,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         for change in self.mail.listening.drain(..) {
             match change {
-                Listening::Begin { id, socket } => {
-                    if let Err(error) = self.driver.listen(id, socket) {
+                Listening::Begin { id, socket, secure } => {
+                    if let Err(error) = self.driver.listen(id, socket, secure) {
                         warn!(target: "fullduplex::listen", "can't listen: {error}");
                     }
                 }

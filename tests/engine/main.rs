@@ -6,6 +6,7 @@
 
 mod peer;
 mod scene;
+mod secure;
 mod simulation;
 mod suite;
 mod torture;

@@ -30,6 +30,7 @@ use fullduplex::server::mailbox::Mailbox;
 use fullduplex::server::shard::Shard;
 
 use crate::peer::{self, Heard, Reader};
+use crate::secure::acceptor;
 use crate::world::{Wire, World};
 
 /// What differs from the usual scene: one shard, every event wanted but UPGRADE, the defaults.
@@ -177,6 +178,7 @@ impl Setup {
                 table: table.clone(),
                 gate: Arc::new(Gate::default()),
                 pages: pages.clone(),
+                acceptor: acceptor(),
                 generation_seed: 1,
             };
             let engine = Engine::new(parts, driver.now());

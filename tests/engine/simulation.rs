@@ -30,6 +30,7 @@ use fullduplex::server::mailbox::Mailbox;
 use fullduplex::server::shard::Shard;
 
 use crate::scene;
+use crate::secure::acceptor;
 use client::Client;
 use embedder::{Embedder, Habits, Shared};
 
@@ -204,6 +205,7 @@ impl Conversation {
             table: table.clone(),
             gate: gate.clone(),
             pages: Arc::new(()),
+            acceptor: acceptor(),
             generation_seed: dice.roll() as u32,
         };
         let engine = Engine::new(parts, driver.now());

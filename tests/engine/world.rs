@@ -122,7 +122,7 @@ impl World for MioWorld {
     fn driver(&mut self) -> Self::Driver {
         let mut driver = MioDriver::new().unwrap();
         if let Some(listener) = self.listener.take() {
-            driver.listen(0, listener.into()).unwrap();
+            driver.listen(0, listener.into(), false).unwrap();
         }
         JumpingClock { driver, ahead_us: self.ahead_us.clone() }
     }
@@ -212,8 +212,8 @@ impl<D: Driver> Driver for JumpingClock<D> {
         self.driver.close(slot, reset)
     }
 
-    fn listen(&mut self, id: u32, socket: ListenSocket) -> io::Result<()> {
-        self.driver.listen(id, socket)
+    fn listen(&mut self, id: u32, socket: ListenSocket, secure: bool) -> io::Result<()> {
+        self.driver.listen(id, socket, secure)
     }
 
     fn unlisten(&mut self, id: u32) {
