@@ -431,12 +431,12 @@ thread_local! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::deflate::Wish;
     use crate::driver::sim::{Faults, Kernel, SimDriver};
     use crate::engine::connection::UserData;
     use crate::engine::routes::{Route, Wants};
     use crate::engine::turn::{EventView, Turn};
     use crate::protocol::Kind;
+    use crate::protocol::deflate::Wish;
 
     struct Nobody;
 
