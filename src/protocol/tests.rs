@@ -1848,6 +1848,7 @@ impl<'s> Peer<'s> {
         let mut bytes = bytes.to_vec();
         let mut asked = None;
         self.inflation.begin_turn();
+        let is_deflated = self.protocol.deflate().is_some();
         // Whoever gives used buffers away also delivers while it receives, as the engine can.
         let delivering = self.keeps_buffers.then(|| self.inflation.memory.clone());
         let mut context = Context {
@@ -1870,7 +1871,6 @@ impl<'s> Peer<'s> {
                 },
             );
         drop(delivering);
-        let is_deflated = self.protocol.deflate().is_some();
         let inflated = self.inflation.memory.clone();
         for incoming in incoming_events {
             if let Incoming::Fragment { kind, payload, fin } = incoming {
