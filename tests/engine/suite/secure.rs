@@ -217,6 +217,20 @@ on_every_kernel! {
         scene.says(first, &peer::text("still there"));
         scene.hears(first, &[said("still there")]);
     }
+
+    fn a_client_whose_tls_ends_but_not_its_stream_hears_all_its_answers_and_the_end<W: World>() {
+        let mut scene = Setup::new(&[]).wants_http().scene::<Secure<W>>();
+        scene.on(|turn, event| {
+            if event.kind == fullduplex::engine::event::EventKind::Http {
+                let (headers, body) = (String::new(), b"here".to_vec());
+                turn.obey(fullduplex::engine::Command::Answer { conn: event.conn, status: 200, headers, body });
+            }
+        });
+        let client = scene.connect_saying(Dialect::Rfc6455, &PLAIN_REQUEST.repeat(2));
+        scene.until("all is sent", |scene| scene.unsent(client) == 0);
+        scene.wire(client).say_good_bye();
+        scene.hears(client, &[Heard::Http(200), Heard::Http(200), Heard::Fin]);
+    }
 }
 
 #[test]
