@@ -288,6 +288,10 @@ impl Engine {
         self.set_stage(slot, Stage::Handshake);
         self.rearm(slot);
         self.received_backlog(slot, &mut backlog);
+        if self.connections[slot as usize].tls.as_ref().is_some_and(|tls| tls.is_peer_done()) {
+            // Of this end the driver does not tell again.
+            self.peer_finished(slot);
+        }
     }
 }
 

@@ -249,7 +249,12 @@ impl Engine {
         connection.flags.dirty = false;
         match connection.stage {
             Stage::Vacant | Stage::Ended => return,
-            Stage::Gone { reset } => return self.release(slot, driver, reset),
+            Stage::Gone { reset } => {
+                if !reset {
+                    self.say_good_bye_at_last(slot, driver);
+                }
+                return self.release(slot, driver, reset);
+            }
             _ => {}
         }
         let should_read = connection.should_read();
@@ -261,6 +266,11 @@ impl Engine {
             return self.broken_in_flush(slot, driver, error.kind());
         }
         self.end_reply(slot);
+        if self.says_good_bye(slot) {
+            if let Err(error) = self.write_outbox(slot, driver, arena) {
+                return self.broken_in_flush(slot, driver, error.kind());
+            }
+        }
         let connection = &mut self.connections[slot as usize];
         if connection.outbox.is_none() && connection.stage == Stage::Finishing {
             driver.finish(slot);
@@ -278,9 +288,6 @@ impl Engine {
         self.write_outbox(slot, driver, arena)?;
         if self.connections[slot as usize].stage == Stage::Replying {
             self.write_download(slot, driver, arena)?;
-        }
-        if self.says_good_bye(slot) {
-            self.write_outbox(slot, driver, arena)?;
         }
         Ok(())
     }
