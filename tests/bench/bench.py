@@ -108,7 +108,7 @@ def commands_of(mode, options):
         return {}
     if options.control:
         return {"floor": servers.command("floor", PLAIN), "floor again": servers.command("floor", PLAIN)}
-    names = ["floor", *([] if options.no_echo else ["echo"]), *options.installed]
+    names = ["floor", *([] if options.no_echo else ["echo", servers.ECHO_LEVEL_2]), *options.installed]
     commands = {name: servers.command(name, mode) for name in names}
     for setting in options.set if "echo" in commands else []:
         commands["echo"] += ["--set", setting]
