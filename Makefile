@@ -2,7 +2,7 @@
 # make test      every test, installing what they need
 # make examples  the C programs, in target/examples/c
 # make lint      format and clippy
-# make bench     echo beside the floor: CPU per message
+# make bench     echo beside the floor and other servers: CPU per message and per handshake; BENCH="--scenario 'tls-*'"
 # make soak      an hour of everything at once, memory and descriptors watched; MINUTES=15
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n
@@ -48,6 +48,7 @@ test:
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
+	$(CARGO) fmt --check --manifest-path tests/bench/peers/tungstenite/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 SEEDS ?= 100000
@@ -73,7 +74,7 @@ tsan:
 	tests/sanitize thread
 
 bench: examples
-	python3 tests/bench/bench.py $(BENCH)
+	python3 tests/bench/bench.py --peers $(BENCH)
 
 soak: examples
 	python3 tests/soak/soak.py --minutes $(MINUTES) $(SOAK)

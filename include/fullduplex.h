@@ -84,6 +84,12 @@
 // A binary message. A Hixie connection has none: `FDX_E_UNSUPPORTED`.
 #define FDX_BINARY 2u
 
+// Compress the message however short it is, where compression was agreed on; see `fdx_send`.
+#define FDX_F_COMPRESS 1u
+
+// Don't compress it: for secrets beside text that somebody else has chosen (CRIME, BREACH).
+#define FDX_F_NO_COMPRESS 2u
+
 // A fragment of the message follows; see `fdx_send`.
 #define FDX_F_MORE 4u
 
@@ -184,7 +190,8 @@
 // Options and routes of a server to be. [setup] Used by one thread at a time.
 typedef struct fdx_config fdx_config;
 
-// A message for many connections: immutable, reference-counted, copied and checked once.
+// A message for many connections: immutable, reference-counted, copied, checked and compressed
+// once.
 typedef struct fdx_msg fdx_msg;
 
 // A server. Reference-counted; every function may be called from any thread.
@@ -341,6 +348,7 @@ typedef struct fdx_stats {
     // Not yet taken by the kernel, of all connections.
     uint64_t queued_bytes;
     uint64_t event_queue_len;
+    // Set aside for the windows of connections with `deflate = dedicated`; see `deflate.budget`.
     uint64_t deflate_bytes;
     uint64_t topics;
     uint64_t subscriptions;
@@ -453,7 +461,7 @@ extern "C" {
 // The version of the loaded library, as `FDX_VERSION`. [any]
 uint32_t fdx_version(void);
 
-// The version and what is built in, for people: "0.1.0 (abi 0; hixie tls)". [any] The string is
+// The version and what is built in, for people: "0.1.0 (abi 0; deflate hixie tls)". [any] The string is
 // static.
 const char *fdx_version_string(void);
 
@@ -779,18 +787,24 @@ fdx_status fdx_request_headers(fdx_server *server,
 
 // Sends one message, or a fragment of one. [any] The bytes are copied before this returns, and
 // it never blocks. Order per calling thread and connection is kept. `kind` is `FDX_TEXT` or
-// `FDX_BINARY`, `flags` 0 or `FDX_F_MORE`.
+// `FDX_BINARY`, `flags` a sum of `FDX_F_*`.
 //
 // With `FDX_F_MORE` the message goes on: the next send to this connection continues it, with the
 // same kind, and the first without the flag ends it (it may be empty). So a message of any
 // length passes through little memory. A fragment of text may end inside a character.
+//
+// On a compressed connection (option `deflate`) a message from `deflate.min_size` on is compressed;
+// `FDX_F_COMPRESS` compresses a shorter one, too, and `FDX_F_NO_COMPRESS` none. What would not
+// become smaller goes out as it is. In fragments the first decides for all. Elsewhere both flags
+// mean nothing.
 //
 // `FDX_OK`; `FDX_HIGH_WATER`: queued, and more than `send.high_water` waits for this peer, so
 // please wait for FDX_EV_DRAIN; `FDX_E_FULL`: `send.limit` is reached, NOT queued, and
 // `send.full` decides whether the connection closes; `FDX_E_NO_CONN` if it is gone;
 // `FDX_E_CLOSING` after its close has begun; `FDX_E_STATE` before it is open, or for another kind
 // than the message has that was begun; `FDX_E_UTF8` for a text that is none; `FDX_E_TOO_BIG` for more than `send.limit` at once; `FDX_E_UNSUPPORTED` for
-// binary on a Hixie connection; `FDX_E_NOMEM`; `FDX_E_STOPPED`; `FDX_E_INVALID_ARG`.
+// binary on a Hixie connection; `FDX_E_NOMEM`; `FDX_E_STOPPED`; `FDX_E_INVALID_ARG`, also for both
+// flags about compression.
 //
 // Required:
 // `server` is live; `data` points to `len` readable bytes, or is null with `len` 0.
@@ -823,7 +837,8 @@ void fdx_msg_unref(fdx_msg *msg);
 
 // Sends one message to `count` connections, sharing its bytes. [any] `results`, if not NULL, gets
 // each one's status, as of `fdx_send`; `FDX_E_STATE` while a message in fragments is under way to
-// it. `flags` is 0.
+// it. `flags` is 0, `FDX_F_COMPRESS` or `FDX_F_NO_COMPRESS`. The message is compressed at most once for
+// each size of window that was agreed on, however many connections get it.
 //
 // Returns the worst of them: the lowest if any is negative, else the highest; `FDX_OK` for no
 // connection; `FDX_E_INVALID_ARG`.

@@ -60,6 +60,11 @@ impl Buffer {
         Ok(())
     }
 
+    /// Forgets all but the first `len` bytes; the memory stays.
+    pub fn truncate(&mut self, len: usize) {
+        self.filled = self.filled.min(len);
+    }
+
     /// The last `len` bytes.
     pub fn tail_mut(&mut self, len: usize) -> &mut [u8] {
         &mut self.memory[self.filled - len..self.filled]

@@ -7,10 +7,12 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::id::SHARDS_MAX;
+use crate::protocol::deflate::{DeflateRules, Mode};
 use crate::protocol::forwarded::ForwardedHeaders;
 use crate::protocol::handshake::{Origins, Rules};
 use crate::protocol::proxy::ProxyVersions;
@@ -151,6 +153,7 @@ impl Config {
                 protocols: Vec::new(),
                 origins: Origins::Any,
                 head_bytes_max: 0,
+                deflate: DeflateRules::OFF,
             },
             message_bytes_max: 0,
             body_bytes_max: 0,
@@ -283,7 +286,7 @@ fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 35] = [
+pub static OPTIONS: [OptionSpec; 40] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -563,6 +566,59 @@ pub static OPTIONS: [OptionSpec; 35] = [
         set: |settings, value| put(&mut settings.timeouts.ping_timeout, time(value).map(not_zero)),
     },
     OptionSpec {
+        name: "deflate",
+        kind: "off | shared | dedicated",
+        default: "off",
+        live: true,
+        help: "Compression of messages (permessage-deflate) for clients that offer it: shared keeps no memory \
+               between messages, dedicated compresses better and keeps windows for each connection. For new \
+               connections.",
+        set: |settings, value| {
+            settings.rules.deflate.mode = match value {
+                "off" => Mode::Off,
+                "shared" => Mode::Shared,
+                "dedicated" => Mode::Dedicated,
+                _ => return Err("expected off, shared or dedicated".to_string()),
+            };
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "deflate.level",
+        kind: "number",
+        default: "1",
+        live: true,
+        help: "How hard to compress, from 1 (fastest) to 9 (smallest). A dedicated connection keeps the level of \
+               its first message.",
+        set: |settings, value| put(&mut settings.rules.deflate.level, within(1..=9, value)),
+    },
+    OptionSpec {
+        name: "deflate.window_bits",
+        kind: "number",
+        default: "15",
+        live: true,
+        help: "The largest window in either direction, from 9 (512 bytes) to 15 (32 KiB). A client may ask for a \
+               smaller one. For new connections.",
+        set: |settings, value| put(&mut settings.rules.deflate.window_bits, within(9..=15, value)),
+    },
+    OptionSpec {
+        name: "deflate.min_size",
+        kind: "size",
+        default: "128",
+        live: true,
+        help: "Shorter messages go out uncompressed, unless FDX_F_COMPRESS asks for it.",
+        set: |settings, value| put(&mut settings.rules.deflate.size_min, size(value)),
+    },
+    OptionSpec {
+        name: "deflate.budget",
+        kind: "size",
+        default: "64m",
+        live: true,
+        help: "Most bytes for the windows of all dedicated connections, each up to 422 KiB. Over it: a new \
+               connection shares.",
+        set: |settings, value| put(&mut settings.rules.deflate.budget_bytes, size(value)),
+    },
+    OptionSpec {
         name: "tls.cert",
         kind: "files, in order",
         default: "",
@@ -693,6 +749,11 @@ pub static OPTIONS: [OptionSpec; 35] = [
 fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
     *place = value?;
     Ok(())
+}
+
+fn within(range: RangeInclusive<u8>, value: &str) -> Result<u8, String> {
+    let number = value.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("expected a number from {} to {}", range.start(), range.end()))
 }
 
 /// No read of a turn may alone be over a connection's rate.

@@ -8,6 +8,7 @@ use std::collections::{HashMap, TryReserveError};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::ring;
@@ -21,8 +22,11 @@ use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, WriteTraffic};
 use rustls::version::{TLS12, TLS13};
 use rustls::{InconsistentKeys, ProtocolVersion, RootCertStore, ServerConfig};
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_cert::der::Decode;
+use x509_cert::der::asn1::{PrintableStringRef, Utf8StringRef};
+use x509_cert::der::oid::db::rfc4519::CN;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
 
 /// What all sessions of a server have in common.
 pub struct Acceptor {
@@ -141,14 +145,13 @@ impl TlsSession {
 
     pub fn facts(&self) -> TlsFacts {
         let chain = self.rustls.peer_certificates();
-        let leaf =
-            chain.and_then(|chain| chain.first()).and_then(|leaf| X509Certificate::from_der(leaf).ok());
+        let leaf = chain.and_then(|chain| x509_cert::Certificate::from_der(chain.first()?).ok());
         TlsFacts {
             version: match self.rustls.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => "1.2",
                 _ => "1.3",
             },
-            subject: leaf.map(|(_, leaf)| leaf.subject().to_string()),
+            subject: leaf.map(|leaf| leaf.tbs_certificate.subject.to_string()),
         }
     }
 
@@ -367,22 +370,22 @@ pub struct Certificate {
 
 impl Certificate {
     /// Reads a certificate, with those that link it to its authority behind it, and its private
-    /// key, both in PEM. `now` is in seconds since 1970.
-    pub fn from_pem(certificate: &[u8], key: &[u8], now: i64) -> Result<Self, CertificateError> {
+    /// key, both in PEM. `now` is since 1970.
+    pub fn from_pem(certificate: &[u8], key: &[u8], now: Duration) -> Result<Self, CertificateError> {
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate)
             .collect::<Result<_, _>>()
             .map_err(|error| CertificateError::Certificate(format!("not PEM: {error}")))?;
         let Some(leaf) = chain.first() else {
             return Err(CertificateError::Certificate("not PEM: there is no certificate in it".to_string()));
         };
-        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| {
+        let parsed = x509_cert::Certificate::from_der(leaf).map_err(|error| {
             CertificateError::Certificate(format!("the certificate can't be read: {error}"))
         })?;
-        let validity = parsed.validity();
-        if validity.not_after.timestamp() < now {
+        let validity = &parsed.tbs_certificate.validity;
+        if validity.not_after.to_unix_duration() < now {
             return Err(CertificateError::Certificate(format!("expired on {}", validity.not_after)));
         }
-        if validity.not_before.timestamp() > now {
+        if validity.not_before.to_unix_duration() > now {
             return Err(CertificateError::Certificate(format!("not valid before {}", validity.not_before)));
         }
         let names = names(&parsed);
@@ -413,19 +416,28 @@ impl Certificate {
 }
 
 /// The alternative names; what has none is from a time when the subject's was used.
-fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
-    let alternative = certificate.subject_alternative_name().ok().flatten();
-    let names: Vec<&str> = match &alternative {
-        Some(alternative) => {
-            let dns = alternative.value.general_names.iter().filter_map(|name| match name {
-                GeneralName::DNSName(name) => Some(*name),
+fn names(certificate: &x509_cert::Certificate) -> Vec<String> {
+    let certificate = &certificate.tbs_certificate;
+    let names: Vec<String> = match certificate.get::<SubjectAltName>() {
+        Ok(Some((_, SubjectAltName(alternative)))) => alternative
+            .into_iter()
+            .filter_map(|name| match name {
+                GeneralName::DnsName(name) => Some(name.to_string()),
                 _ => None,
-            });
-            dns.collect()
+            })
+            .collect(),
+        _ => {
+            let parts = certificate.subject.0.iter().flat_map(|part| part.0.iter());
+            let common = parts.filter(|part| part.oid == CN).map(|part| &part.value);
+            common
+                .filter_map(|name| {
+                    let utf8 = Utf8StringRef::try_from(name).map(|name| name.as_str().to_string());
+                    utf8.or_else(|_| PrintableStringRef::try_from(name).map(|name| name.to_string())).ok()
+                })
+                .collect()
         }
-        None => certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok()).collect(),
     };
-    names.into_iter().map(str::to_ascii_lowercase).collect()
+    names.into_iter().map(|name| name.to_ascii_lowercase()).collect()
 }
 
 /// What is wrong with a certificate or with its key.

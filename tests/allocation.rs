@@ -21,6 +21,7 @@ use fullduplex::engine::table::Life;
 use fullduplex::engine::turn::{EventView, Handler, Message, Misuse, Turn};
 use fullduplex::id::ConnId;
 use fullduplex::protocol::close::{CloseCode, CloseFrame};
+use fullduplex::protocol::deflate::Wish;
 use fullduplex::protocol::{Dialect, Kind};
 use fullduplex::server::{Answer, Server, Waited};
 
@@ -143,9 +144,9 @@ impl Stage {
             assert_eq!(client.hears(), Heard::Http(101));
             let conn = self.embedder.last_opened();
             COUNTS.store(true, SeqCst);
-            again(|| self.server.send(conn, Kind::Binary, &bytes, true));
+            again(|| self.server.send(conn, Kind::Binary, &bytes, true, Wish::Auto));
             let message = again(|| Message::new(Kind::Binary, &bytes).map(Arc::new));
-            again(|| self.server.send_message(conn, &message));
+            again(|| self.server.send_message(conn, &message, Wish::Auto));
             let frame = CloseFrame::new(CloseCode::NORMAL, "");
             again(|| self.server.close(None, conn, frame));
             client.says(&peer::close(1000, ""));

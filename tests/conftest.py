@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from support import authority as authorities
 from support import wire
 from support.programs import Program
 
@@ -29,3 +30,15 @@ def dial(request):
     conversation is also written one byte at a time."""
     with ExitStack() as connections:
         yield lambda program: connections.enter_context(wire.Wire(program.port, request.param))
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """Whom the clients of these tests trust."""
+    return authorities.Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def here(authority):
+    """A certificate for where the tests' servers are."""
+    return authority.issue(*authorities.HERE)

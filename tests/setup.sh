@@ -4,7 +4,8 @@
 # System packages come from apt, and only those that are missing (as root, or by sudo).
 # Everything else lands in target/test-env and nowhere else:
 #
-#   py3    pytest, websockets, a reader of OpenMetrics, and playwright, which drives the system's Chromium
+#   py3    pytest, websockets, a reader of OpenMetrics, trustme for certificates, and playwright, which
+#          drives the system's Chromium
 #   py27   Python 2.7 with the Autobahn test suite and a WebSocket client of 2011
 #   node   npm's ws, as of 2015 (it still speaks version 8) and as of today
 #   bin    cargo-fuzz
@@ -43,6 +44,9 @@ main() {
 system_packages() {
     local missing=()
     have chromium                                || missing+=(chromium)
+    have firefox-esr                             || missing+=(firefox-esr)
+    have openssl                                 || missing+=(openssl)
+    runs_java                                    || missing+=(openjdk-17-jdk-headless)
     have valgrind                                || missing+=(valgrind)
     have curl                                    || missing+=(curl)
     have pkg-config                              || missing+=(pkg-config)
@@ -64,8 +68,11 @@ system_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# Java 11 began to run a source file as it is, for which its compiler must be there.
+runs_java() { have java && java --list-modules 2>/dev/null | grep '^jdk.compiler@\(1[1-9]\|[2-9][0-9]\)' >/dev/null; }
+
 python3_environment() {
-    say "Python 3: pytest, websockets, playwright"
+    say "Python 3: pytest, websockets, playwright, trustme"
     python3 -m venv --clear "$env/py3"
     "$env/py3/bin/pip" install -q --disable-pip-version-check -r /dev/stdin <<'PINS'
 pytest==9.2.0
@@ -79,6 +86,11 @@ playwright==1.65.2
 greenlet==3.5.6
 pyee==13.0.1
 typing_extensions==4.15.0
+trustme==1.2.1
+cryptography==50.0.2
+cffi==2.1.1
+pycparser==3.12
+idna==3.20
 # the last virtualenv that can make an environment for Python 2.7
 virtualenv==20.21.1
 distlib==0.4.4

@@ -45,6 +45,10 @@ pub struct Rare {
     /// The client, as the PROXY protocol has said, and for this request as its head says.
     pub announced: Option<SocketAddr>,
     pub forwarded: Option<SocketAddr>,
+    /// What came while the turn's share of inflating was used up, and whether the peer ended its
+    /// half behind it.
+    pub held: Vec<u8>,
+    pub finished_behind: bool,
 }
 
 /// Where a connection stands towards its peer.
@@ -92,6 +96,10 @@ pub struct Flags {
     pub streams: bool,
     /// A message of ours has begun and not ended.
     pub fragmenting: bool,
+    /// … and it is compressed.
+    pub compressing: bool,
+    /// Bytes of it wait to be received in a later turn.
+    pub holding: bool,
     /// The embedder has paused reading.
     pub paused: bool,
     /// What the driver was last told about reading.
@@ -153,8 +161,9 @@ impl Connection {
     pub fn should_read(&self) -> bool {
         match self.stage {
             // A peer that must write before it reads would else never see our last words.
-            Stage::Handshake | Stage::Closing(_) | Stage::Finishing | Stage::Lingering { .. } => true,
-            Stage::Open => !self.flags.paused,
+            Stage::Handshake | Stage::Finishing | Stage::Lingering { .. } => true,
+            Stage::Closing(_) => !self.flags.holding,
+            Stage::Open => !self.flags.paused && !self.flags.holding,
             Stage::Vacant | Stage::Deciding(_) | Stage::Replying | Stage::Gone { .. } | Stage::Ended => false,
         }
     }

@@ -32,6 +32,11 @@ impl Engine {
     pub(super) fn peer_finished(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         connection.flags.peer_finished = true;
+        if connection.flags.holding {
+            // Heard after what came before it.
+            connection.rare.get_or_insert_default().finished_behind = true;
+            return;
+        }
         let is_truncated = self.is_truncated(slot);
         let connection = &mut self.connections[slot as usize];
         match connection.stage {

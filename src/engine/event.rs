@@ -72,6 +72,11 @@ pub enum Body {
         len: usize,
     },
     Shared(Arc<Buffer>),
+    /// In what was inflated in this turn.
+    Inflated {
+        start: usize,
+        len: usize,
+    },
 }
 
 impl Body {
@@ -85,11 +90,12 @@ impl Body {
         Ok(if bytes.is_empty() { Self::None } else { Self::Shared(Arc::new(copied(bytes)?.into())) })
     }
 
-    pub fn as_slice<'a>(&'a self, arena: &'a [u8]) -> &'a [u8] {
+    pub fn as_slice<'a>(&'a self, arena: &'a [u8], inflated: &'a [u8]) -> &'a [u8] {
         match self {
             Self::None => &[],
             Self::Arena { start, len } => &arena[*start..start + len],
             Self::Shared(buffer) => buffer.as_slice(),
+            Self::Inflated { start, len } => &inflated[*start..start + len],
         }
     }
 }

@@ -6,16 +6,19 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::{Limits, Rate};
 use crate::id::Time;
+use crate::protocol::deflate::Budget;
 use crate::protocol::http::Refusal;
 
 /// Counts the connections of a server, and those of each address.
 #[derive(Default)]
 pub struct Gate {
     connections: AtomicUsize,
+    /// What dedicated compression keeps.
+    pub windows: Arc<Budget>,
     /// Only kept when an option asks for it.
     addresses: Mutex<HashMap<IpAddr, Address>>,
 }

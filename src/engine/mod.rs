@@ -30,6 +30,7 @@ use crate::driver::outbox::Spares;
 use crate::driver::{Completion, Driver};
 use crate::id::{ConnId, Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame};
+use crate::protocol::deflate::{Deflaters, Inflation, Wish};
 use crate::protocol::frame::Opcode;
 use crate::protocol::{Control, Kind};
 use crate::tls::Acceptor;
@@ -43,6 +44,7 @@ use routes::Routes;
 use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
 use timers::Timers;
 use turn::{EventView, Handler, Message, Turn};
+use writing::Outgoing;
 
 /// The connections of one shard.
 pub struct Engine {
@@ -80,6 +82,10 @@ pub struct Engine {
     postponed: VecDeque<ConnId>,
     /// Ends that wait until the embedder has seen what came before them.
     endings: Vec<(Slot, Ending)>,
+    /// Connections whose bytes wait for a turn with inflating to spare.
+    holding: VecDeque<Slot>,
+    inflation: Inflation,
+    deflaters: Deflaters,
     /// Memory for the driver to read long frames into.
     lent: Vec<(Slot, Buffer, usize)>,
     /// The embedder's words that are not needed any more.
@@ -106,6 +112,7 @@ struct Scratch {
     /// What TLS has opened, and what it has to say itself.
     plain: Vec<u8>,
     sealed: Vec<u8>,
+    deflated: Buffer,
 }
 
 /// What a thread asks of a connection's shard. Everything that can be checked without the
@@ -117,10 +124,12 @@ pub enum Command {
         payload: Vec<u8>,
         /// No fragment of the same message follows.
         last: bool,
+        wish: Wish,
     },
     SendMessage {
         conn: ConnId,
         message: Arc<Message>,
+        wish: Wish,
     },
     Close {
         conn: ConnId,
@@ -208,6 +217,9 @@ impl Engine {
             handshakes_in_turn: 0,
             postponed: VecDeque::new(),
             endings: Vec::new(),
+            holding: VecDeque::new(),
+            inflation: Inflation::default(),
+            deflaters: Deflaters::default(),
             lent: Vec::new(),
             discarded: Vec::new(),
             stopping: None,
@@ -223,7 +235,7 @@ impl Engine {
 
     /// When the next turn must begin at the latest.
     pub fn next_deadline(&self) -> Time {
-        let is_behind = !self.unfinished.is_empty() || !self.postponed.is_empty();
+        let is_behind = !self.unfinished.is_empty() || !self.holding.is_empty() || !self.postponed.is_empty();
         if !self.events.is_empty() || !self.discarded.is_empty() || is_behind {
             return self.now;
         }
@@ -243,6 +255,7 @@ impl Engine {
         self.now = now;
         self.turns += 1;
         (self.replies_in_turn, self.downloads_in_turn, self.handshakes_in_turn) = (0, 0, 0);
+        self.inflation.begin_turn();
         // In their order, so that who had no share last time is the first.
         let mut unfinished = std::mem::take(&mut self.unfinished);
         for slot in unfinished.drain(..) {
@@ -266,6 +279,7 @@ impl Engine {
 
     /// receive: what the driver read becomes events.
     pub fn receive(&mut self, completions: &mut Vec<Completion>, arena: &mut [u8]) {
+        self.receive_held();
         self.resume_handshakes();
         // Taken from the back so that after a panic the rest is still there.
         completions.reverse();
@@ -303,6 +317,9 @@ impl Engine {
     pub fn handle_timeouts(&mut self) {
         if self.has_spares && self.now >= self.busy_at.after(QUIET_TIME) {
             self.spares.clear();
+            self.inflation = Inflation::default();
+            self.deflaters = Deflaters::default();
+            self.scratch.deflated = Buffer::default();
             self.events.shrink_to(EVENTS_KEPT);
             (self.scratch.plain, self.scratch.sealed) = (Vec::new(), Vec::new());
             self.has_spares = false;
@@ -322,11 +339,14 @@ impl Engine {
         if !self.events.is_empty() {
             handler.begin();
         }
+        // Held by name, so that it stays where it is whatever is called.
+        let inflated = self.inflation.memory.clone();
+        let inflated = inflated.as_slice();
         while let Some(mut event) = self.events.pop_front() {
             if event.conn == ConnId::NONE {
                 if let Some(route) = self.routes.for_server() {
                     self.telling_fault = event.kind == EventKind::Fault;
-                    self.hand_over(&event, route, arena, handler);
+                    self.hand_over(&event, route, arena, inflated, handler);
                     self.telling_fault = false;
                 }
                 continue;
@@ -353,16 +373,16 @@ impl Engine {
             };
             let route = connection.route as usize;
             match event.kind {
-                EventKind::Ping if is_told => self.answer_ping(slot, event.body.as_slice(arena)),
+                EventKind::Ping if is_told => self.answer_ping(slot, event.body.as_slice(arena, inflated)),
                 EventKind::Pong { .. } if is_told => {
-                    let rtt_us = self.ponged(slot, event.body.as_slice(arena));
+                    let rtt_us = self.ponged(slot, event.body.as_slice(arena, inflated));
                     event.kind = EventKind::Pong { rtt_us };
                 }
                 _ => {}
             }
             if is_told && self.wants(route, event.kind) {
                 self.current = Some(slot);
-                self.hand_over(&event, route, arena, handler);
+                self.hand_over(&event, route, arena, inflated, handler);
                 self.current = None;
             }
             match event.kind {
@@ -411,11 +431,12 @@ impl Engine {
     /// Everything that other threads ask; see [`Command`].
     pub fn obey(&mut self, command: Command) {
         match command {
-            Command::Send { conn, kind, payload, last } => {
-                self.obey_send(conn, kind, Arc::new(Buffer::from(payload)), last);
+            Command::Send { conn, kind, payload, last, wish } => {
+                let payload = Arc::new(Buffer::from(payload));
+                self.obey_send(conn, kind, &Outgoing::Shared(payload), last, wish);
             }
-            Command::SendMessage { conn, message } => {
-                self.obey_send(conn, message.kind, message.payload.clone(), true);
+            Command::SendMessage { conn, message, wish } => {
+                self.obey_send(conn, message.kind, &Outgoing::Message(&message), true, wish);
             }
             Command::Close { conn, frame } => self.close(conn, *frame, ClosedBy::Host),
             Command::Abort { conn, by } => self.abort(conn, by),
@@ -521,7 +542,14 @@ impl Engine {
     }
 
     #[inline]
-    fn hand_over(&mut self, event: &Event, route: usize, arena: &[u8], handler: &mut impl Handler) {
+    fn hand_over(
+        &mut self,
+        event: &Event,
+        route: usize,
+        arena: &[u8],
+        inflated: &[u8],
+        handler: &mut impl Handler,
+    ) {
         let word = match self.connections.get(event.conn.slot() as usize) {
             Some(connection) if event.conn != ConnId::NONE => connection.data.word,
             _ => 0,
@@ -533,7 +561,7 @@ impl Engine {
                 (protocol.as_deref().unwrap_or_default().as_bytes(), None)
             }
             (Body::Shared(buffer), _) => (buffer.as_slice(), Some(buffer)),
-            (body, _) => (body.as_slice(arena), None),
+            (body, _) => (body.as_slice(arena, inflated), None),
         };
         let view = EventView {
             conn: event.conn,

@@ -13,6 +13,7 @@ use super::table::{CHUNK_SLOTS, Life, PendingRequest};
 use crate::driver::Accepted;
 use crate::id::{ConnId, Generation, SLOTS_MAX, Slot, Time};
 use crate::protocol::Protocol;
+use crate::protocol::deflate::Windows;
 use crate::protocol::handshake::{self, Offer};
 use crate::protocol::http::{Refusal, Request};
 use crate::tls::TlsSession;
@@ -131,7 +132,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn accept(&mut self, slot: Slot, offer: Offer, protocol: Option<String>, headers: &str) {
+    pub(super) fn accept(&mut self, slot: Slot, mut offer: Offer, protocol: Option<String>, headers: &str) {
         let id = self.connections[slot as usize].id;
         let Some(pending) = self.table.request(id) else { return };
         let rules = &self.settings.rules;
@@ -141,6 +142,7 @@ impl Engine {
         if let Some(name) = &protocol {
             self.table.set_protocol(slot, name);
         }
+        let windows = self.agree_on_deflate(&mut offer);
         let connection = &mut self.connections[slot as usize];
         let secure = connection.tls.is_some();
         let Ok(accepted) = connection.protocol.accept(offer, protocol.as_deref(), headers, secure) else {
@@ -150,6 +152,12 @@ impl Engine {
         if self.push(slot, [&accepted.response, &[], &[]]).is_err() {
             return;
         }
+        if offer.deflate.is_some() {
+            self.entry(slot).set_deflate();
+        }
+        if let Some(place) = self.connections[slot as usize].protocol.windows() {
+            *place = windows;
+        }
         if accepted.is_open {
             self.events.push_back(Event { conn: id, kind: EventKind::Open, body: Body::None });
             self.opened(slot);
@@ -158,6 +166,16 @@ impl Engine {
             let mut backlog = accepted.backlog;
             self.received_backlog(slot, &mut backlog);
         }
+    }
+
+    /// Past the budget a connection shares, and the answer says so.
+    fn agree_on_deflate(&self, offer: &mut Offer) -> Option<Box<Windows>> {
+        let agreement = offer.deflate.filter(|agreement| agreement.window_bytes() > 0)?;
+        let windows = self.gate.windows.windows(agreement, self.settings.rules.deflate.budget_bytes);
+        if windows.is_none() {
+            offer.deflate = Some(agreement.shared());
+        }
+        windows
     }
 
     /// The conversation has begun. The event itself is queued already, in its right place.

@@ -13,6 +13,7 @@ use crate::buffer::{Buffer, BufferPool};
 use crate::config::Settings;
 use crate::id::{ConnId, Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame, Violation};
+use crate::protocol::deflate::Inflation;
 use crate::protocol::frame::Opcode;
 use crate::protocol::handshake::Offer;
 use crate::protocol::http::{Refusal, Request};
@@ -48,14 +49,26 @@ impl Engine {
     pub(super) fn received_plain(&mut self, slot: Slot, source: Source, bytes: &mut [u8]) {
         let len = bytes.len();
         let connection = &mut self.connections[slot as usize];
+        if connection.flags.holding {
+            return self.hold_more(slot, bytes);
+        }
+        if connection.protocol.deflate().is_some() {
+            // What it takes to inflate is freed when it is quiet.
+            (self.busy_at, self.has_spares) = (self.now, true);
+        }
         let base = bytes.as_ptr() as usize;
         let mut inbox = Inbox::new(connection, &mut self.events, &mut self.scratch.asides, source, base);
-        let mut context = context(&self.settings, &mut self.spares.pool, connection.flags.streams);
+        let streams = connection.flags.streams;
+        let mut context = context(&self.settings, &mut self.spares.pool, &mut self.inflation, streams);
         let result =
             connection.protocol.receive(bytes, &self.settings.rules, &mut context, &mut |incoming| {
                 inbox.take(incoming);
             });
         let heard = inbox.heard;
+        if let Ok(Flow::Full { left }) = result {
+            self.hold(slot, &bytes[len - left..]);
+        }
+        let connection = &mut self.connections[slot as usize];
         // What the driver reads into lent memory must be plain.
         if connection.tls.is_none() {
             if let Some((buffer, len)) = connection.protocol.lend() {
@@ -64,6 +77,51 @@ impl Engine {
         }
         self.after_receive(slot, heard, result);
         self.check_rates(slot, heard.messages, len);
+    }
+
+    /// These bytes come later: the turn has inflated enough. Meanwhile nothing is read, so they
+    /// stay what one turn has read.
+    fn hold(&mut self, slot: Slot, bytes: &[u8]) {
+        self.connections[slot as usize].flags.holding = true;
+        self.holding.push_back(slot);
+        self.mark_dirty(slot);
+        self.hold_more(slot, bytes);
+    }
+
+    fn hold_more(&mut self, slot: Slot, bytes: &[u8]) {
+        let held = &mut self.connections[slot as usize].rare.get_or_insert_default().held;
+        if held.try_reserve(bytes.len()).is_err() {
+            return self.violated(slot, Violation::OutOfMemory);
+        }
+        held.extend_from_slice(bytes);
+    }
+
+    /// What an earlier turn left. Who had no share then is the first.
+    pub(super) fn receive_held(&mut self) {
+        for _ in 0..self.holding.len() {
+            if self.inflation.is_used_up() {
+                break;
+            }
+            let Some(slot) = self.holding.pop_front() else { break };
+            let connection = &mut self.connections[slot as usize];
+            // The slot may have passed to another.
+            if !std::mem::take(&mut connection.flags.holding) {
+                continue;
+            }
+            let rare = connection.rare.get_or_insert_default();
+            let (mut held, is_finished) = (std::mem::take(&mut rare.held), rare.finished_behind);
+            if !matches!(connection.stage, Stage::Open | Stage::Closing(_)) {
+                continue;
+            }
+            self.current = Some(slot);
+            self.mark_dirty(slot);
+            let heard = self.receive_again(slot, &mut held);
+            self.check_rates(slot, heard.messages, 0);
+            if is_finished && !self.connections[slot as usize].flags.holding {
+                self.peer_finished(slot);
+            }
+        }
+        self.current = None;
     }
 
     pub(super) fn filled(&mut self, slot: Slot, buffer: Buffer, len: usize) {
@@ -165,20 +223,29 @@ impl Engine {
 
     /// What came behind the request, now that it has a meaning.
     pub(super) fn received_backlog(&mut self, slot: Slot, backlog: &mut [u8]) {
-        // Counted when it came.
+        self.receive_again(slot, backlog);
+    }
+
+    /// Bytes that were counted when they came.
+    fn receive_again(&mut self, slot: Slot, backlog: &mut [u8]) -> Heard {
         let connection = &mut self.connections[slot as usize];
         let base = backlog.as_ptr() as usize;
         let mut asides = Vec::new();
         let mut inbox = Inbox::new(connection, &mut self.events, &mut asides, Source::Elsewhere, base);
-        let mut context = context(&self.settings, &mut self.spares.pool, connection.flags.streams);
+        let streams = connection.flags.streams;
+        let mut context = context(&self.settings, &mut self.spares.pool, &mut self.inflation, streams);
         let result =
             connection.protocol.receive(backlog, &self.settings.rules, &mut context, &mut |incoming| {
                 inbox.take(incoming);
             });
         let heard = inbox.heard;
+        if let Ok(Flow::Full { left }) = result {
+            self.hold(slot, &backlog[backlog.len() - left..]);
+        }
         let outer = std::mem::replace(&mut self.scratch.asides, asides);
         self.after_receive(slot, heard, result);
         self.scratch.asides = outer;
+        heard
     }
 
     /// Answered when it is delivered, so that it stands behind the answers to what came before.
@@ -216,12 +283,18 @@ pub(super) enum Aside {
     Closed(CloseFrame),
 }
 
-fn context<'p>(settings: &Settings, pool: &'p mut BufferPool, streams: bool) -> Context<'p> {
+fn context<'p>(
+    settings: &Settings,
+    pool: &'p mut BufferPool,
+    inflation: &'p mut Inflation,
+    streams: bool,
+) -> Context<'p> {
     Context {
         streams,
         message_bytes_max: settings.message_bytes_max,
         fragments_max: settings.limits.fragments,
         pool,
+        inflation,
     }
 }
 
@@ -296,6 +369,15 @@ impl<'e> Inbox<'e> {
         }
     }
 
+    #[inline]
+    fn body_of(&mut self, payload: Payload<'_>) -> Option<Body> {
+        match payload {
+            Payload::Borrowed(bytes) => self.body(bytes),
+            Payload::Owned(buffer) => Some(Body::Shared(Arc::new(buffer))),
+            Payload::Inflated { start, len } => Some(Body::Inflated { start, len }),
+        }
+    }
+
     fn tell_control(&mut self, kind: EventKind, payload: &Control) {
         let body = Body::copied(payload.as_slice());
         self.events.push_back(Event { conn: self.conn, kind, body });
@@ -310,11 +392,7 @@ impl<'e> Inbox<'e> {
         match incoming {
             Incoming::Message { kind, payload } => {
                 self.heard.messages += 1;
-                let body = match payload {
-                    Payload::Borrowed(bytes) => self.body(bytes),
-                    Payload::Owned(buffer) => Some(Body::Shared(Arc::new(buffer))),
-                };
-                let Some(body) = body else { return };
+                let Some(body) = self.body_of(payload) else { return };
                 let kind = match self.streams {
                     false => EventKind::Message(kind),
                     true => EventKind::Fragment { kind, fin: true },
@@ -324,7 +402,7 @@ impl<'e> Inbox<'e> {
             Incoming::Fragment { kind, payload, fin } => {
                 self.heard.messages += u64::from(fin);
                 self.heard.pieces = true;
-                let Some(body) = self.body(payload) else { return };
+                let Some(body) = self.body_of(payload) else { return };
                 self.events.push_back(Event {
                     conn: self.conn,
                     kind: EventKind::Fragment { kind, fin },

@@ -347,8 +347,17 @@ impl Entry {
         self.dialect.store(dialect as u32 + 1, Relaxed);
     }
 
+    /// Compression was agreed on.
+    pub fn set_deflate(&self) {
+        self.dialect.fetch_or(HAS_DEFLATE, Relaxed);
+    }
+
+    pub fn has_deflate(&self) -> bool {
+        self.dialect.load(Relaxed) & HAS_DEFLATE != 0
+    }
+
     pub fn dialect(&self) -> Dialect {
-        match self.dialect.load(Relaxed) {
+        match self.dialect.load(Relaxed) & !HAS_DEFLATE {
             2 => Dialect::HyBi08,
             3 => Dialect::HyBi07,
             4 => Dialect::Hixie76,
@@ -498,6 +507,8 @@ impl Address {
 
 /// Of a frame of ours.
 const HEAD_BYTES_MAX: u64 = 10;
+/// Beside the dialect.
+const HAS_DEFLATE: u32 = 1 << 8;
 const IS_V4: u64 = 1 << 16;
 const IS_V6: u64 = 1 << 17;
 const LIFE_BITS: u32 = 3;

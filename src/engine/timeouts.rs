@@ -10,6 +10,7 @@ use super::event::ClosedBy;
 use crate::config::Settings;
 use crate::id::{Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame};
+use crate::protocol::deflate::Deflaters;
 use crate::protocol::frame::Opcode;
 use crate::protocol::http::Refusal;
 
@@ -92,6 +93,9 @@ impl Engine {
     pub(super) fn apply(&mut self, settings: Arc<Settings>) {
         let interval = settings.timeouts.ping_interval;
         let is_new_interval = interval != self.settings.timeouts.ping_interval;
+        if settings.rules.deflate.level != self.settings.rules.deflate.level {
+            self.deflaters = Deflaters::default();
+        }
         self.settings = settings;
         self.warn_of_settings();
         for slot in 0..self.connections.len() as Slot {

@@ -4,8 +4,8 @@
 //! connection's together. Nothing here calls back, and nothing logs: a call of the embedder's
 //! never has a callback on its stack.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 
 use super::connection::Stage;
 use super::event::{ClosedBy, EventKind};
@@ -15,6 +15,7 @@ use super::{Command, Engine, entry_of};
 use crate::buffer::Buffer;
 use crate::config::WhenFull;
 use crate::id::{ConnId, Time};
+use crate::protocol::deflate::{WINDOW_SIZES, Wish};
 use crate::protocol::{Kind, WireForm};
 
 /// Receives events. An implementation calls the embedder.
@@ -51,6 +52,8 @@ pub struct Turn<'t> {
 pub struct Message {
     pub kind: Kind,
     pub payload: Arc<Buffer>,
+    /// By size of window; `None`: it would not become smaller.
+    pub(crate) deflated: [OnceLock<Option<Arc<Buffer>>>; WINDOW_SIZES],
 }
 
 /// A send that was taken.
@@ -99,13 +102,25 @@ impl Turn<'_> {
         data: &[u8],
         last: bool,
     ) -> Result<Sent, Misuse> {
-        let outgoing = self.outgoing(data);
-        self.engine.send(conn, kind, outgoing, |begun| begun.then(kind, data, last))
+        self.send_as(conn, kind, data, last, Wish::Auto)
     }
 
-    pub fn send_message(&mut self, conn: ConnId, message: &Message) -> Result<Sent, Misuse> {
-        let outgoing = Outgoing::Shared(message.payload.clone());
-        self.engine.send(conn, message.kind, outgoing, Begun::then_whole)
+    /// The same with a wish about compression, which counts for the whole message.
+    #[inline]
+    pub fn send_as(
+        &mut self,
+        conn: ConnId,
+        kind: Kind,
+        data: &[u8],
+        last: bool,
+        wish: Wish,
+    ) -> Result<Sent, Misuse> {
+        let outgoing = self.outgoing(data);
+        self.engine.send(conn, kind, &outgoing, wish, |begun| begun.then(kind, data, last))
+    }
+
+    pub fn send_message(&mut self, conn: ConnId, message: &Message, wish: Wish) -> Result<Sent, Misuse> {
+        self.engine.send(conn, message.kind, &Outgoing::Message(message), wish, Begun::then_whole)
     }
 
     /// Does at once what other threads ask through the mailbox.
@@ -121,7 +136,7 @@ impl Turn<'_> {
         }
         let start = (data.as_ptr() as usize).wrapping_sub(self.arena.as_ptr() as usize);
         if start < self.arena.len() && data.len() <= self.arena.len() - start {
-            return Outgoing::Lent { start, len: data.len() };
+            return Outgoing::Lent { start, bytes: data };
         }
         match self.shared {
             Some(buffer) if std::ptr::eq(buffer.as_slice(), data) => Outgoing::Shared(buffer.clone()),
@@ -137,7 +152,8 @@ impl Engine {
         &mut self,
         conn: ConnId,
         kind: Kind,
-        outgoing: Outgoing<'_>,
+        outgoing: &Outgoing<'_>,
+        wish: Wish,
         check: impl FnOnce(Begun) -> Result<Begun, Misuse>,
     ) -> Result<Sent, Misuse> {
         let slot = conn.slot();
@@ -177,7 +193,8 @@ impl Engine {
             }
             return Err(Misuse::Full);
         }
-        self.push_message(slot, kind, outgoing, begun == Begun::NOTHING).map_err(|_| Misuse::NoMemory)?;
+        let last = begun == Begun::NOTHING;
+        self.push_message(slot, kind, outgoing, last, wish).map_err(|_| Misuse::NoMemory)?;
         self.entry(slot).go_on(conn, before, begun);
         let connection = &mut self.connections[slot as usize];
         if queued + len > self.settings.send.high_water_bytes {

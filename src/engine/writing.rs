@@ -10,12 +10,14 @@ use log::warn;
 use super::connection::Stage;
 use super::event::{Body, ClosedBy, Event, EventKind};
 use super::table::charge;
+use super::turn::Message;
 use super::{Engine, entry_of};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, copied};
 use crate::driver::Driver;
 use crate::driver::outbox::{Outbox, Spares};
 use crate::id::{ConnId, Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame};
+use crate::protocol::deflate::{Agreement, Deflater, Deflaters, Wish, window_index};
 use crate::protocol::frame::{Opcode, ServerHead};
 use crate::protocol::{Kind, Place};
 
@@ -75,47 +77,160 @@ impl Engine {
         &mut self,
         slot: Slot,
         kind: Kind,
-        outgoing: Outgoing<'_>,
+        outgoing: &Outgoing<'_>,
         last: bool,
+        wish: Wish,
+    ) -> Result<(), NoMemory> {
+        let connection = &self.connections[slot as usize];
+        let place = Place { first: !connection.flags.fragmenting, last };
+        if let Some(agreement) = connection.protocol.deflate() {
+            let is_wanted = match place.first {
+                true => wish.is_granted(outgoing.len(), self.settings.rules.deflate.size_min),
+                false => connection.flags.compressing,
+            };
+            if is_wanted {
+                return self.push_deflated(slot, kind, outgoing, place, agreement);
+            }
+        }
+        self.push_frame(slot, kind, outgoing, place, false)
+    }
+
+    #[inline]
+    fn push_frame(
+        &mut self,
+        slot: Slot,
+        kind: Kind,
+        outgoing: &Outgoing<'_>,
+        place: Place,
+        is_compressed: bool,
     ) -> Result<(), NoMemory> {
         let connection = &mut self.connections[slot as usize];
         let entry = entry_of(&self.entries, slot);
         let spares = &mut self.spares;
         let outbox = connection.outbox.get_or_insert_with(|| spares.outbox());
         let wire_form = entry.dialect().wire_form();
-        let place = Place { first: !connection.flags.fragmenting, last };
         let (head, tail) = wire_form.around(kind, place, outgoing.len());
-        let pushed = match outgoing {
-            Outgoing::Copied(payload) => outbox.push([head.as_slice(), payload, tail], spares),
-            Outgoing::Shared(buffer) if buffer.len() < SHARED_BYTES_MIN => {
-                outbox.push([head.as_slice(), buffer.as_slice(), tail], spares)
+        let head = if is_compressed && place.first { head.compressed() } else { head };
+        let pushed = match outgoing.shared() {
+            Some(buffer) if buffer.len() >= SHARED_BYTES_MIN => {
+                outbox.push_around(head.as_slice(), tail, spares, |outbox| {
+                    outbox.push_shared(buffer.clone(), 0..buffer.len());
+                })
             }
-            Outgoing::Shared(buffer) => outbox.push_around(head.as_slice(), tail, spares, |outbox| {
-                let len = buffer.len();
-                outbox.push_shared(buffer, 0..len);
-            }),
-            Outgoing::Lent { start, len } => outbox.push_around(head.as_slice(), tail, spares, |outbox| {
-                outbox.push_lent(start..start + len);
-            }),
+            _ => match outgoing {
+                Outgoing::Lent { start, bytes } => {
+                    outbox.push_around(head.as_slice(), tail, spares, |outbox| {
+                        outbox.push_lent(*start..start + bytes.len());
+                    })
+                }
+                outgoing => outbox.push([head.as_slice(), outgoing.as_slice(), tail], spares),
+            },
         };
         entry.outbox_bytes.set(outbox.bytes() as u64);
         if pushed.is_err() {
             return Err(NoMemory);
         }
         connection.messaged_at = self.now;
-        connection.flags.fragmenting = !last;
-        entry.messages_out.add(u64::from(last));
-        self.table.counters.messages_out.add(u64::from(last));
+        connection.flags.fragmenting = !place.last;
+        connection.flags.compressing = is_compressed;
+        entry.messages_out.add(u64::from(place.last));
+        self.table.counters.messages_out.add(u64::from(place.last));
         self.mark_dirty(slot);
         Ok(())
     }
 
+    fn push_deflated(
+        &mut self,
+        slot: Slot,
+        kind: Kind,
+        outgoing: &Outgoing<'_>,
+        place: Place,
+        agreement: Agreement,
+    ) -> Result<(), NoMemory> {
+        let mut room = std::mem::take(&mut self.scratch.deflated);
+        room.truncate(0);
+        let pushed = match self.deflate(slot, outgoing, place, agreement, &mut room) {
+            Ok(Deflated::Not) => self.push_frame(slot, kind, outgoing, place, false),
+            Ok(Deflated::InRoom) => {
+                self.push_frame(slot, kind, &Outgoing::Copied(room.as_slice()), place, true)
+            }
+            Ok(Deflated::Shared(buffer)) => {
+                self.push_frame(slot, kind, &Outgoing::Shared(buffer), place, true)
+            }
+            Err(_) => Err(NoMemory),
+        };
+        if pushed.is_err() {
+            // Its history is not the peer's any more.
+            if let Some(Some(windows)) = self.connections[slot as usize].protocol.windows() {
+                windows.deflater = None;
+            }
+        }
+        if room.capacity() <= DEFLATED_BYTES_KEPT {
+            self.scratch.deflated = room;
+        }
+        pushed
+    }
+
+    /// Compresses into `room`, or finds out that it is not worth it.
+    fn deflate(
+        &mut self,
+        slot: Slot,
+        outgoing: &Outgoing<'_>,
+        place: Place,
+        agreement: Agreement,
+        room: &mut Buffer,
+    ) -> Result<Deflated, TryReserveError> {
+        let (level, bits) = (self.settings.rules.deflate.level, agreement.window_bits());
+        let payload = outgoing.as_slice();
+        if place == Place::WHOLE && payload.is_empty() {
+            return Ok(Deflated::Not);
+        }
+        let deflaters = &mut self.deflaters;
+        let windows = self.connections[slot as usize].protocol.windows().filter(|_| agreement.keeps_ours());
+        let Some(windows) = windows else {
+            let is_smaller = match outgoing {
+                Outgoing::Message(message) => return message.deflated(level, bits, deflaters, room),
+                _ if place == Place::WHOLE => deflaters.get(level, bits)?.deflate_whole(payload, room)?,
+                // "raw" blocks of one stream or of several: behind each other they are one.
+                _ => {
+                    let deflater = deflaters.get(level, bits)?;
+                    deflater.reset();
+                    deflater.deflate(payload, place.last, room)?;
+                    !place.first || room.len() < payload.len()
+                }
+            };
+            return Ok(if is_smaller { Deflated::InRoom } else { Deflated::Not });
+        };
+        let windows = windows.get_or_insert_default();
+        if let Outgoing::Message(message) = outgoing {
+            let deflated = message.deflated(level, bits, deflaters, room)?;
+            // The peer's window moves on by a message that this connection's own has not seen.
+            if let (Deflated::Shared(_), Some(deflater)) = (&deflated, &mut windows.deflater) {
+                deflater.reset();
+            }
+            return Ok(deflated);
+        }
+        let deflater = match &mut windows.deflater {
+            Some(deflater) => deflater,
+            place => place.insert(Deflater::new(level, bits)?),
+        };
+        deflater.deflate(payload, place.last, room)?;
+        Ok(Deflated::InRoom)
+    }
+
     /// A send from another thread: counted against the limits when it was made.
-    pub(super) fn obey_send(&mut self, conn: ConnId, kind: Kind, payload: Arc<Buffer>, last: bool) {
-        self.take_from_mailbox(conn, payload.len());
+    pub(super) fn obey_send(
+        &mut self,
+        conn: ConnId,
+        kind: Kind,
+        outgoing: &Outgoing<'_>,
+        last: bool,
+        wish: Wish,
+    ) {
+        self.take_from_mailbox(conn, outgoing.len());
         let Some(slot) = self.find(conn) else { return };
         if self.connections[slot as usize].stage == Stage::Open
-            && self.push_message(slot, kind, Outgoing::Shared(payload), last).is_err()
+            && self.push_message(slot, kind, outgoing, last, wish).is_err()
         {
             self.lose(slot);
         }
@@ -250,20 +365,69 @@ impl Engine {
 pub(crate) enum Outgoing<'a> {
     Copied(&'a [u8]),
     Shared(Arc<Buffer>),
-    /// In the turn's arena.
+    /// In the turn's arena, from `start` on.
     Lent {
         start: usize,
-        len: usize,
+        bytes: &'a [u8],
     },
+    /// For many; it keeps its compressed forms.
+    Message(&'a Message),
 }
 
 impl Outgoing<'_> {
     pub(super) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Copied(payload) => payload.len(),
-            Self::Shared(buffer) => buffer.len(),
-            Self::Lent { len, .. } => *len,
+            Self::Copied(payload) | Self::Lent { bytes: payload, .. } => payload,
+            Self::Shared(buffer) => buffer.as_slice(),
+            Self::Message(message) => message.payload.as_slice(),
         }
+    }
+
+    fn shared(&self) -> Option<&Arc<Buffer>> {
+        match self {
+            Self::Shared(buffer) => Some(buffer),
+            Self::Message(message) => Some(&message.payload),
+            Self::Copied(_) | Self::Lent { .. } => None,
+        }
+    }
+}
+
+/// What came of compressing a payload.
+enum Deflated {
+    /// It goes out as it is.
+    Not,
+    /// It lies in the room that was given for it.
+    InRoom,
+    Shared(Arc<Buffer>),
+}
+
+impl Message {
+    /// The compressed form for a window of this size, made by the first who needs it.
+    fn deflated(
+        &self,
+        level: u8,
+        window_bits: u8,
+        deflaters: &mut Deflaters,
+        room: &mut Buffer,
+    ) -> Result<Deflated, TryReserveError> {
+        let place = &self.deflated[window_index(window_bits)];
+        let form = match place.get() {
+            Some(form) => form,
+            None => {
+                let is_smaller =
+                    deflaters.get(level, window_bits)?.deflate_whole(self.payload.as_slice(), room)?;
+                let form = match is_smaller {
+                    true => Some(Arc::new(copied(room.as_slice())?.into())),
+                    false => None,
+                };
+                place.get_or_init(|| form)
+            }
+        };
+        Ok(form.clone().map_or(Deflated::Not, Deflated::Shared))
     }
 }
 
@@ -271,3 +435,5 @@ pub(super) struct NoMemory;
 
 /// Payloads from here on are shared; below, a copy is cheaper than a slice of their own.
 pub(crate) const SHARED_BYTES_MIN: usize = 4 * 1024;
+/// The room for compressing is kept up to here.
+const DEFLATED_BYTES_KEPT: usize = 1024 * 1024;

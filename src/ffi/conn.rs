@@ -240,7 +240,10 @@ pub unsafe extern "C" fn fdx_conn_get_info(
             local_port: entry.local().port(),
             version: if is_http { 0 } else { entry.dialect().number() },
             http: 11,
-            flags: if entry.secure.load(Relaxed) { FDX_CI_TLS } else { 0 },
+            flags: {
+                let tls = if entry.secure.load(Relaxed) { FDX_CI_TLS } else { 0 };
+                tls | if entry.has_deflate() { FDX_CI_DEFLATE } else { 0 }
+            },
             remote_addr: chars(&remote.to_string()),
             peer_addr: chars(&peer.to_string()),
             subprotocol: chars(&handle.server.protocol(conn)),

@@ -25,6 +25,10 @@ pub const FDX_TEXT: u32 = 1;
 /// A binary message. A Hixie connection has none: `FDX_E_UNSUPPORTED`.
 pub const FDX_BINARY: u32 = 2;
 
+/// Compress the message however short it is, where compression was agreed on; see `fdx_send`.
+pub const FDX_F_COMPRESS: u32 = 0x01;
+/// Don't compress it: for secrets beside text that somebody else has chosen (CRIME, BREACH).
+pub const FDX_F_NO_COMPRESS: u32 = 0x02;
 /// A fragment of the message follows; see `fdx_send`.
 pub const FDX_F_MORE: u32 = 0x04;
 

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::event::{FDX_BINARY, FDX_F_MORE, FDX_TEXT, fdx_conn};
+use super::event::{FDX_BINARY, FDX_F_COMPRESS, FDX_F_MORE, FDX_F_NO_COMPRESS, FDX_TEXT, fdx_conn};
 use super::reentry::with_turn;
 use super::server::fdx_server;
 use super::status::*;
@@ -11,21 +11,28 @@ use super::{bytes, guard, guard_or, handle, misused};
 use crate::engine::turn::{Message, Sent};
 use crate::id::ConnId;
 use crate::protocol::Kind;
+use crate::protocol::deflate::Wish;
 
 /// Sends one message, or a fragment of one. [any] The bytes are copied before this returns, and
 /// it never blocks. Order per calling thread and connection is kept. `kind` is `FDX_TEXT` or
-/// `FDX_BINARY`, `flags` 0 or `FDX_F_MORE`.
+/// `FDX_BINARY`, `flags` a sum of `FDX_F_*`.
 ///
 /// With `FDX_F_MORE` the message goes on: the next send to this connection continues it, with the
 /// same kind, and the first without the flag ends it (it may be empty). So a message of any
 /// length passes through little memory. A fragment of text may end inside a character.
+///
+/// On a compressed connection (option `deflate`) a message from `deflate.min_size` on is compressed;
+/// `FDX_F_COMPRESS` compresses a shorter one, too, and `FDX_F_NO_COMPRESS` none. What would not
+/// become smaller goes out as it is. In fragments the first decides for all. Elsewhere both flags
+/// mean nothing.
 ///
 /// `FDX_OK`; `FDX_HIGH_WATER`: queued, and more than `send.high_water` waits for this peer, so
 /// please wait for FDX_EV_DRAIN; `FDX_E_FULL`: `send.limit` is reached, NOT queued, and
 /// `send.full` decides whether the connection closes; `FDX_E_NO_CONN` if it is gone;
 /// `FDX_E_CLOSING` after its close has begun; `FDX_E_STATE` before it is open, or for another kind
 /// than the message has that was begun; `FDX_E_UTF8` for a text that is none; `FDX_E_TOO_BIG` for more than `send.limit` at once; `FDX_E_UNSUPPORTED` for
-/// binary on a Hixie connection; `FDX_E_NOMEM`; `FDX_E_STOPPED`; `FDX_E_INVALID_ARG`.
+/// binary on a Hixie connection; `FDX_E_NOMEM`; `FDX_E_STOPPED`; `FDX_E_INVALID_ARG`, also for both
+/// flags about compression.
 ///
 /// # Safety
 /// `server` is live; `data` points to `len` readable bytes, or is null with `len` 0.
@@ -41,19 +48,18 @@ pub unsafe extern "C" fn fdx_send(
     guard(|| {
         // SAFETY: promised by the caller.
         let (handle, data) = unsafe { (handle(server)?, bytes(data, len)?) };
-        if flags & !FDX_F_MORE != 0 {
-            return Err(FDX_E_INVALID_ARG);
-        }
+        let wish = wish_of(flags & !FDX_F_MORE)?;
         let (kind, conn, last) = (kind_of(kind)?, ConnId::from_u64(conn), flags & FDX_F_MORE == 0);
         let sent = with_turn(handle, conn, |turn| match turn {
-            Some(turn) => turn.send_fragment(conn, kind, data, last),
-            None => handle.server.send(conn, kind, data, last),
+            Some(turn) => turn.send_as(conn, kind, data, last, wish),
+            None => handle.server.send(conn, kind, data, last, wish),
         });
         sent.map(sent_status).map_err(misused)
     })
 }
 
-/// A message for many connections: immutable, reference-counted, copied and checked once.
+/// A message for many connections: immutable, reference-counted, copied, checked and compressed
+/// once.
 pub struct fdx_msg {
     message: Arc<Message>,
 }
@@ -106,7 +112,8 @@ pub unsafe extern "C" fn fdx_msg_unref(msg: *mut fdx_msg) {
 
 /// Sends one message to `count` connections, sharing its bytes. [any] `results`, if not NULL, gets
 /// each one's status, as of `fdx_send`; `FDX_E_STATE` while a message in fragments is under way to
-/// it. `flags` is 0.
+/// it. `flags` is 0, `FDX_F_COMPRESS` or `FDX_F_NO_COMPRESS`. The message is compressed at most once for
+/// each size of window that was agreed on, however many connections get it.
 ///
 /// Returns the worst of them: the lowest if any is negative, else the highest; `FDX_OK` for no
 /// connection; `FDX_E_INVALID_ARG`.
@@ -126,7 +133,8 @@ pub unsafe extern "C" fn fdx_send_msg(
     guard(|| {
         // SAFETY: promised by the caller.
         let (handle, msg) = unsafe { (handle(server)?, msg.as_ref().ok_or(FDX_E_INVALID_ARG)?) };
-        if (conns.is_null() && count > 0) || flags != 0 {
+        let wish = wish_of(flags)?;
+        if conns.is_null() && count > 0 {
             return Err(FDX_E_INVALID_ARG);
         }
         let mut worst = FDX_OK;
@@ -134,8 +142,8 @@ pub unsafe extern "C" fn fdx_send_msg(
             // SAFETY: promised by the caller: `count` elements.
             let conn = ConnId::from_u64(unsafe { conns.add(index).read() });
             let sent = with_turn(handle, conn, |turn| match turn {
-                Some(turn) => turn.send_message(conn, &msg.message),
-                None => handle.server.send_message(conn, &msg.message),
+                Some(turn) => turn.send_message(conn, &msg.message, wish),
+                None => handle.server.send_message(conn, &msg.message, wish),
             });
             let status = sent.map_or_else(misused, sent_status);
             if !results.is_null() {
@@ -152,6 +160,15 @@ fn kind_of(kind: u32) -> Result<Kind, fdx_status> {
     match kind {
         FDX_TEXT => Ok(Kind::Text),
         FDX_BINARY => Ok(Kind::Binary),
+        _ => Err(FDX_E_INVALID_ARG),
+    }
+}
+
+fn wish_of(flags: u32) -> Result<Wish, fdx_status> {
+    match flags {
+        0 => Ok(Wish::Auto),
+        FDX_F_COMPRESS => Ok(Wish::Compressed),
+        FDX_F_NO_COMPRESS => Ok(Wish::Plain),
         _ => Err(FDX_E_INVALID_ARG),
     }
 }

@@ -39,6 +39,7 @@ pub struct fdx_stats {
     /// Not yet taken by the kernel, of all connections.
     pub queued_bytes: u64,
     pub event_queue_len: u64,
+    /// Set aside for the windows of connections with `deflate = dedicated`; see `deflate.budget`.
     pub deflate_bytes: u64,
     pub topics: u64,
     pub subscriptions: u64,
@@ -83,7 +84,7 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
             rate_limited: sum(|counters| &counters.rate_limited),
             queued_bytes,
             event_queue_len: 0,
-            deflate_bytes: 0,
+            deflate_bytes: handle.server.deflate_bytes(),
             topics: 0,
             subscriptions: 0,
             backplane_in: 0,
@@ -113,7 +114,8 @@ pub unsafe extern "C" fn fdx_metrics_text(
     guard(|| {
         // SAFETY: promised by the caller.
         let handle = unsafe { handle(server) }?;
-        let text = metrics_text(handle.server.tables(), MetricsForm::OpenMetrics);
+        let text =
+            metrics_text(handle.server.tables(), handle.server.deflate_bytes(), MetricsForm::OpenMetrics);
         // SAFETY: promised by the caller.
         unsafe { string_out(text.as_bytes(), buf, cap, needed) }
     })

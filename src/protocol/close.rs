@@ -110,6 +110,8 @@ pub enum Violation {
     CloseTooShort,
     CloseCode(CloseCode),
     InvalidUtf8,
+    /// A compressed message that can't be inflated (RFC 7692, 7.2.2).
+    BadDeflate,
     MessageTooBig {
         bytes_max: usize,
     },
@@ -127,7 +129,7 @@ pub enum Violation {
 impl Violation {
     pub fn close_code(&self) -> CloseCode {
         match self {
-            Self::InvalidUtf8 => CloseCode::INVALID_DATA,
+            Self::InvalidUtf8 | Self::BadDeflate => CloseCode::INVALID_DATA,
             Self::MessageTooBig { .. } | Self::TooManyFragments { .. } => CloseCode::TOO_BIG,
             Self::TooFast => CloseCode::POLICY,
             Self::OutOfMemory => CloseCode::INTERNAL_ERROR,
@@ -163,6 +165,7 @@ impl fmt::Display for Violation {
             Self::CloseTooShort => f.write_str("close frame of one byte"),
             Self::CloseCode(code) => write!(f, "close code {} not allowed", code.0),
             Self::InvalidUtf8 => f.write_str("text is not UTF-8"),
+            Self::BadDeflate => f.write_str("compressed data is not deflate"),
             Self::MessageTooBig { bytes_max } => write!(f, "message over {bytes_max} bytes"),
             Self::TooManyFragments { fragments_max } => {
                 write!(f, "message in over {fragments_max} fragments")

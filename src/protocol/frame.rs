@@ -51,17 +51,21 @@ impl Opcode {
 pub struct FrameHead {
     pub fin: bool,
     pub opcode: Opcode,
+    /// RSV1: "the \"Per-Message Compressed\" bit" (RFC 7692, 6)
+    pub is_compressed: bool,
     pub len: u64,
     pub mask: [u8; 4],
 }
 
 impl FrameHead {
     /// Reads a head from the front of `bytes`: the head and its length, or `None` while bytes
-    /// are missing. What is wrong is refused as soon as it can be seen.
+    /// are missing. What is wrong is refused as soon as it can be seen. Only the first frame of a
+    /// message may be compressed, if that was agreed on.
     #[inline]
-    pub fn parse(bytes: &[u8]) -> Result<Option<(FrameHead, usize)>, Violation> {
+    pub fn parse(bytes: &[u8], may_be_compressed: bool) -> Result<Option<(FrameHead, usize)>, Violation> {
         let &[first, ref rest @ ..] = bytes else { return Ok(None) };
-        if first & 0x70 != 0 {
+        let is_compressed = first & 0x70 == RSV1 && may_be_compressed && matches!(first & 0x0F, 1 | 2);
+        if first & 0x70 != 0 && !is_compressed {
             return Err(Violation::ReservedBits);
         }
         let fin = first & 0x80 != 0;
@@ -100,10 +104,12 @@ impl FrameHead {
             short => (u64::from(short), rest),
         };
         let Some((mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
-        let head = FrameHead { fin, opcode, len, mask: *mask };
+        let head = FrameHead { fin, opcode, is_compressed, len, mask: *mask };
         Ok(Some((head, bytes.len() - rest.len())))
     }
 }
+
+const RSV1: u8 = 0x40;
 
 /// The head of a frame of ours: never masked.
 #[derive(Clone, Copy)]
@@ -136,6 +142,12 @@ impl ServerHead {
         Self { bytes, len: head_len }
     }
 
+    /// The same for the first frame of a compressed message.
+    pub fn compressed(mut self) -> Self {
+        self.bytes[0] |= RSV1;
+        self
+    }
+
     /// What stands before the text of a Hixie message.
     pub fn hixie_text() -> Self {
         Self { bytes: [super::hixie::TEXT_START; 10], len: 1 }
@@ -161,12 +173,12 @@ mod tests {
     fn head_of(bytes: &[u8]) -> Result<Option<(FrameHead, usize)>, Violation> {
         // Every head also arrives byte by byte, and must be the same then.
         for len in 0..bytes.len() {
-            match FrameHead::parse(&bytes[..len]) {
+            match FrameHead::parse(&bytes[..len], true) {
                 Ok(None) => {}
                 early => return early,
             }
         }
-        FrameHead::parse(bytes)
+        FrameHead::parse(bytes, true)
     }
 
     fn masked(start: &[u8]) -> Vec<u8> {
@@ -211,8 +223,27 @@ mod tests {
             (&[0x81, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0], Violation::LengthOver63Bits),
         ];
         for (bytes, violation) in refused {
-            assert_eq!(FrameHead::parse(bytes), Err(violation), "{bytes:x?}");
-            assert_eq!(FrameHead::parse(&bytes[..bytes.len() - 1]), Ok(None), "{bytes:x?}, one byte less");
+            assert_eq!(FrameHead::parse(bytes, false), Err(violation), "{bytes:x?}");
+            assert_eq!(
+                FrameHead::parse(&bytes[..bytes.len() - 1], false),
+                Ok(None),
+                "{bytes:x?}, one byte less"
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_first_frame_of_a_message_may_be_compressed_and_only_where_that_was_agreed() {
+        for first in 0..=255 {
+            let bytes = masked(&[first, 0x80]);
+            let agreed = FrameHead::parse(&bytes, true);
+            match first {
+                0x41 | 0x42 | 0xC1 | 0xC2 => {
+                    assert!(agreed.unwrap().expect("whole").0.is_compressed, "{first:x}");
+                    assert_eq!(FrameHead::parse(&[first], false), Err(Violation::ReservedBits));
+                }
+                _ => assert_eq!(agreed, FrameHead::parse(&bytes, false), "{first:x}"),
+            }
         }
     }
 

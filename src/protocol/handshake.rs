@@ -8,6 +8,7 @@ use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use base64::prelude::BASE64_STANDARD;
 use sha1::{Digest, Sha1};
 
+use super::deflate::{Agreement, DeflateRules};
 use super::hixie;
 use super::http::{Refusal, Request};
 use super::{Dialect, Versions};
@@ -20,6 +21,7 @@ pub struct Rules {
     pub protocols: Vec<String>,
     pub origins: Origins,
     pub head_bytes_max: usize,
+    pub deflate: DeflateRules,
 }
 
 /// What a handshake agreed on so far, before the embedder had its say.
@@ -27,6 +29,8 @@ pub struct Rules {
 pub struct Offer {
     pub dialect: Dialect,
     pub keys: Option<hixie::Keys>,
+    /// Compression, as the client has offered it.
+    pub deflate: Option<Agreement>,
 }
 
 /// Finds the dialect and checks everything the dialect demands of the request.
@@ -46,7 +50,7 @@ pub fn negotiate(request: &Request, rules: &Rules) -> Result<Offer, Refusal> {
         return Err(Refusal::ConnectionHeader);
     }
     let offer = match request.sole("sec-websocket-version")? {
-        Some(index) => hybi(request, request.value(index))?,
+        Some(index) => hybi(request, request.value(index), rules)?,
         None => old(request)?,
     };
     if !rules.versions.contains(offer.dialect) {
@@ -56,7 +60,7 @@ pub fn negotiate(request: &Request, rules: &Rules) -> Result<Offer, Refusal> {
     Ok(offer)
 }
 
-fn hybi(request: &Request, version: &[u8]) -> Result<Offer, Refusal> {
+fn hybi(request: &Request, version: &[u8], rules: &Rules) -> Result<Offer, Refusal> {
     let dialect = match version {
         b"13" => Dialect::Rfc6455,
         b"8" => Dialect::HyBi08,
@@ -71,7 +75,12 @@ fn hybi(request: &Request, version: &[u8]) -> Result<Offer, Refusal> {
         return Err(Refusal::Key);
     }
     refuse_body(request)?;
-    Ok(Offer { dialect, keys: None })
+    // The drafts have other extensions.
+    let deflate = match dialect {
+        Dialect::Rfc6455 => Agreement::choose(request.values("sec-websocket-extensions"), &rules.deflate),
+        _ => None,
+    };
+    Ok(Offer { dialect, keys: None, deflate })
 }
 
 /// A handshake without a version: by its keys Hixie-76, without any Hixie-75.
@@ -86,10 +95,10 @@ fn old(request: &Request) -> Result<Offer, Refusal> {
         if request.header("content-length").is_some_and(|len| len != b"8") {
             return Err(Refusal::Malformed("the body of a draft-76 handshake has 8 bytes"));
         }
-        return Ok(Offer { dialect: Dialect::Hixie76, keys: Some(hixie::Keys::of(request)?) });
+        return Ok(Offer { dialect: Dialect::Hixie76, keys: Some(hixie::Keys::of(request)?), deflate: None });
     }
     refuse_body(request)?;
-    Ok(Offer { dialect: Dialect::Hixie75, keys: None })
+    Ok(Offer { dialect: Dialect::Hixie75, keys: None, deflate: None })
 }
 
 /// A proxy would read a body where we read frames.
@@ -146,17 +155,17 @@ fn protocol_header(dialect: Dialect) -> &'static str {
     if dialect == Dialect::Hixie75 { "websocket-protocol" } else { "sec-websocket-protocol" }
 }
 
-/// The head of the answer that opens the conversation. `headers` are the embedder's lines,
+/// The head of the answer to this offer, that opens the conversation. `headers` are the embedder's lines,
 /// already checked.
 pub fn response_head(
     request: &Request,
-    dialect: Dialect,
+    offer: &Offer,
     protocol: Option<&str>,
     headers: &str,
     secure: bool,
 ) -> Result<Vec<u8>, TryReserveError> {
-    let mut head = match dialect {
-        Dialect::Hixie75 | Dialect::Hixie76 => {
+    let mut head = match offer.dialect {
+        dialect @ (Dialect::Hixie75 | Dialect::Hixie76) => {
             hixie::response_head(dialect, request, protocol.map(str::as_bytes), secure)
         }
         _ => {
@@ -170,6 +179,11 @@ pub fn response_head(
             if let Some(protocol) = protocol {
                 head.extend_from_slice(b"Sec-WebSocket-Protocol: ");
                 head.extend_from_slice(protocol.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
+            if let Some(agreement) = offer.deflate {
+                head.extend_from_slice(b"Sec-WebSocket-Extensions: ");
+                head.extend_from_slice(agreement.answer().as_bytes());
                 head.extend_from_slice(b"\r\n");
             }
             head

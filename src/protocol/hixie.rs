@@ -272,15 +272,21 @@ mod tests {
     fn events_of(dialect: Dialect, wire: &[u8], step: usize) -> (Vec<String>, Result<Flow, Violation>) {
         let mut frames = Frames::default();
         let mut pool = crate::buffer::BufferPool::default();
-        let mut context =
-            Context { streams: false, message_bytes_max: 100, fragments_max: 1 << 17, pool: &mut pool };
+        let mut inflation = crate::protocol::deflate::Inflation::default();
+        let mut context = Context {
+            streams: false,
+            message_bytes_max: 100,
+            fragments_max: 1 << 17,
+            pool: &mut pool,
+            inflation: &mut inflation,
+        };
         let mut seen = Vec::new();
         let mut result = Ok(Flow::Open);
         for piece in wire.chunks(step) {
             result = frames.receive(dialect, piece, &mut context, &mut |incoming| {
                 seen.push(match incoming {
                     Incoming::Message { payload, .. } => {
-                        String::from_utf8(payload.as_slice().to_vec()).unwrap()
+                        String::from_utf8(payload.as_slice(&[]).to_vec()).unwrap()
                     }
                     other => format!("{other:?}"),
                 });

@@ -223,6 +223,11 @@ impl Request {
         &self.head[self.headers[index].value.clone()]
     }
 
+    /// The values of all header lines of that name.
+    pub fn values<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r [u8]> {
+        self.indexes(name).map(|index| self.value(index))
+    }
+
     /// A value with all blanks but the one after the colon: in a draft-76 key they count.
     pub fn raw_value(&self, index: usize) -> &[u8] {
         let line = &self.head[self.headers[index].name.end + 1..];

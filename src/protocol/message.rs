@@ -4,7 +4,10 @@
 //! one that is split, over reads or over fragments, gets memory of its own, and an idle
 //! connection has none. Text is checked as its bytes arrive.
 
+use std::sync::Arc;
+
 use super::close::{CloseFrame, Violation};
+use super::deflate::{Agreement, Inflater, Inflation, Step, Windows};
 use super::frame::{CONTROL_BYTES_MAX, FrameHead, HEAD_BYTES_MAX, Opcode};
 use super::mask::unmask;
 use super::{Context, Control, Flow, Incoming, Kind, Payload};
@@ -15,6 +18,8 @@ use crate::buffer::Buffer;
 pub struct Frames {
     /// What is half there. `None` between two messages, so that waiting costs a word.
     partial: Option<Box<Partial>>,
+    agreement: Option<Agreement>,
+    windows: Option<Box<Windows>>,
 }
 
 struct Partial {
@@ -44,9 +49,25 @@ struct Assembly {
     buffer: Buffer,
     utf8: Utf8Stream,
     fragments: usize,
+    is_compressed: bool,
+    /// Of a compressed message that has any payload yet.
+    inflater: Option<Box<Inflater>>,
 }
 
 impl Frames {
+    pub fn new(agreement: Option<Agreement>) -> Self {
+        Self { agreement, ..Self::default() }
+    }
+
+    #[inline]
+    pub fn agreement(&self) -> Option<Agreement> {
+        self.agreement
+    }
+
+    pub fn windows(&mut self) -> &mut Option<Box<Windows>> {
+        &mut self.windows
+    }
+
     /// Takes what was read and gives what it means. After `Flow::Closed` the rest is ignored.
     pub fn receive<'a>(
         &mut self,
@@ -55,6 +76,9 @@ impl Frames {
         events: &mut impl FnMut(Incoming<'a>),
     ) -> Result<Flow, Violation> {
         while !bytes.is_empty() {
+            if self.agreement.is_some() && context.inflation.is_used_up() {
+                return Ok(Flow::Full { left: bytes.len() });
+            }
             if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
                 let (flow, rest) = self.progress(bytes, context, events)?;
                 if let Flow::Closed = flow {
@@ -64,11 +88,13 @@ impl Frames {
                 continue;
             }
             let (head, rest) = match &mut self.partial {
-                Some(partial) if partial.head_len > 0 => match partial.complete_head(bytes)? {
-                    Some((head, taken)) => (head, &mut bytes[taken..]),
-                    None => return Ok(Flow::Open),
-                },
-                _ => match FrameHead::parse(bytes)? {
+                Some(partial) if partial.head_len > 0 => {
+                    match partial.complete_head(bytes, self.agreement.is_some())? {
+                        Some((head, taken)) => (head, &mut bytes[taken..]),
+                        None => return Ok(Flow::Open),
+                    }
+                }
+                _ => match FrameHead::parse(bytes, self.agreement.is_some())? {
                     Some((head, head_len)) => (head, &mut bytes[head_len..]),
                     None => {
                         self.partial().keep_head(bytes);
@@ -77,7 +103,8 @@ impl Frames {
                 },
             };
             self.check(&head, context)?;
-            if head.len <= rest.len() as u64 {
+            let chunk_bytes_max = self.chunk_bytes_max(&head, context);
+            if head.len <= rest.len().min(chunk_bytes_max) as u64 {
                 let (payload, rest) = rest.split_at_mut(head.len as usize);
                 bytes = rest;
                 unmask(payload, head.mask, 0);
@@ -97,7 +124,8 @@ impl Frames {
     pub fn lend(&mut self) -> Option<(Buffer, usize)> {
         let partial = self.partial.as_mut()?;
         let missing = partial.frame.filter(|frame| !frame.head.opcode.is_control())?.missing();
-        let message = partial.message.as_mut()?;
+        // What must be inflated goes elsewhere.
+        let message = partial.message.as_mut().filter(|message| !message.is_compressed)?;
         let here = message.buffer.len();
         // What an announced length may set aside is bounded by what has come already.
         let len = missing.min(LENT_BYTES_MAX).min(here.max(message.buffer.capacity() - here));
@@ -135,6 +163,12 @@ impl Frames {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub fn assembled_capacity(&self) -> usize {
+        let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
+        message.map_or(0, |message| message.buffer.capacity())
+    }
+
     fn partial(&mut self) -> &mut Partial {
         self.partial.get_or_insert_with(|| {
             Box::new(Partial {
@@ -157,10 +191,10 @@ impl Frames {
         if head.opcode.is_control() {
             return Ok(());
         }
-        let so_far = match (head.opcode, self.message()) {
+        let (so_far, is_compressed) = match (head.opcode, self.message()) {
             (Opcode::Continuation, None) => return Err(Violation::NothingToContinue),
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Violation::InterleavedMessage),
-            (_, None) => 0,
+            (_, None) => (0, head.is_compressed),
             (_, Some(message)) => {
                 // What is given on at once takes no memory, however much it is.
                 if context.streams {
@@ -171,11 +205,12 @@ impl Frames {
                 if message.fragments > fragments_max {
                     return Err(Violation::TooManyFragments { fragments_max });
                 }
-                message.buffer.len()
+                (message.buffer.len(), message.is_compressed)
             }
         };
         let bytes_max = context.message_bytes_max;
-        if !context.streams && head.len > bytes_max.saturating_sub(so_far) as u64 {
+        // What is compressed is counted as it is inflated.
+        if !context.streams && !is_compressed && head.len > bytes_max.saturating_sub(so_far) as u64 {
             return Err(Violation::MessageTooBig { bytes_max });
         }
         Ok(())
@@ -201,6 +236,11 @@ impl Frames {
                 return control_frame(control, payload, events);
             }
         };
+        if head.is_compressed {
+            self.forget_if_empty();
+            self.whole_compressed(&head, kind, payload, context, events)?;
+            return Ok(Flow::Open);
+        }
         if kind == Kind::Text && simdutf8::basic::from_utf8(payload).is_err() {
             return Err(Violation::InvalidUtf8);
         }
@@ -216,10 +256,12 @@ impl Frames {
         context: &mut Context<'_>,
         events: &mut impl FnMut(Incoming<'a>),
     ) -> Result<(Flow, &'a mut [u8]), Violation> {
+        let frame = self.partial.as_ref().and_then(|partial| partial.frame).expect("a frame is in arrival");
+        let len_max = self.chunk_bytes_max(&frame.head, context);
         let partial = self.partial.as_mut().expect("a frame is in arrival");
         let frame = partial.frame.as_mut().expect("a frame is in arrival");
         let before = *frame;
-        let (chunk, rest) = bytes.split_at_mut(before.missing().min(bytes.len()));
+        let (chunk, rest) = bytes.split_at_mut(before.missing().min(bytes.len()).min(len_max));
         unmask(chunk, before.head.mask, before.arrived as usize % 4);
         frame.arrived += chunk.len() as u64;
         let is_whole = frame.missing() == 0;
@@ -251,8 +293,12 @@ impl Frames {
         events: &mut impl FnMut(Incoming<'a>),
     ) -> Result<(), Violation> {
         let is_last = head.fin && chunk.len() == missing;
+        let is_compressed = head.is_compressed || self.message().is_some_and(|message| message.is_compressed);
+        if is_compressed {
+            return self.compressed_data(head, chunk, is_last, context, events);
+        }
         let message = self.partial().message.get_or_insert_with(|| Assembly {
-            kind: if head.opcode == Opcode::Text { Kind::Text } else { Kind::Binary },
+            kind: kind_of(head),
             // Large memory is lent only to those of whom much is there already.
             buffer: if chunk.len() >= LENT_BYTES_MIN && !context.streams {
                 context.pool.take(missing)
@@ -261,6 +307,8 @@ impl Frames {
             },
             utf8: Utf8Stream::default(),
             fragments: 1,
+            is_compressed: false,
+            inflater: None,
         });
         message.utf8.check(message.kind, chunk)?;
         if context.streams {
@@ -269,7 +317,8 @@ impl Frames {
                 self.end_message()?;
             }
             if is_last || !chunk.is_empty() {
-                events(Incoming::Fragment { kind, payload: chunk, fin: is_last });
+                let payload = Payload::Borrowed(chunk);
+                events(Incoming::Fragment { kind, payload, fin: is_last });
             }
             return Ok(());
         }
@@ -277,6 +326,166 @@ impl Frames {
         let expected = if head.fin { message.buffer.len() + missing } else { context.message_bytes_max };
         message.buffer.append(chunk, expected).map_err(|_| Violation::OutOfMemory)?;
         if is_last { self.finish_message(events) } else { Ok(()) }
+    }
+
+    /// What is given on as it is inflated is inflated in small steps, between which the turn's
+    /// share of work can end.
+    fn chunk_bytes_max(&mut self, head: &FrameHead, context: &Context<'_>) -> usize {
+        let is_bounded = self.agreement.is_some()
+            && context.streams
+            && (head.is_compressed || self.message().is_some_and(|message| message.is_compressed));
+        if is_bounded { STREAMED_BYTES_MAX } else { usize::MAX }
+    }
+
+    /// A compressed message that lies whole in what was read: most often it is inflated into the
+    /// turn's memory, and nothing is allocated for it.
+    fn whole_compressed<'a>(
+        &mut self,
+        head: &FrameHead,
+        kind: Kind,
+        payload: &'a [u8],
+        context: &mut Context<'_>,
+        events: &mut impl FnMut(Incoming<'a>),
+    ) -> Result<(), Violation> {
+        let memory = Arc::get_mut(&mut context.inflation.memory).is_some();
+        if context.streams || payload.is_empty() || !memory {
+            return self.compressed_data(head, payload, true, context, events);
+        }
+        let mut inflater = self.inflater(context.inflation)?;
+        let memory =
+            Arc::get_mut(&mut context.inflation.memory).expect("nobody else holds it, as was just seen");
+        let (start, len_max) = (memory.len(), context.message_bytes_max.min(INFLATED_BYTES_MAX));
+        let mut utf8 = Utf8Stream::default();
+        let mut rest = payload;
+        loop {
+            let len = memory.len() - start;
+            if len == len_max {
+                // It goes on in memory of its own.
+                let mut buffer = context.pool.take(2 * len);
+                let so_far = &memory.as_slice()[start..];
+                buffer.append(so_far, context.message_bytes_max).map_err(|_| Violation::OutOfMemory)?;
+                memory.truncate(start);
+                let message = Assembly {
+                    kind,
+                    buffer,
+                    utf8,
+                    fragments: 1,
+                    is_compressed: true,
+                    inflater: Some(inflater),
+                };
+                self.partial().message = Some(message);
+                return self.compressed_data(head, rest, true, context, events);
+            }
+            let guess = (4 * rest.len()).max(INFLATED_BYTES_MIN).min(len_max - len);
+            let room = memory.room(guess, INFLATED_MEMORY_BYTES).map_err(|_| Violation::OutOfMemory)?;
+            let room_len = room.len().min(len_max - len);
+            let room = &mut room[..room_len];
+            let step = inflater.step(rest, room)?;
+            utf8.check(kind, &room[..step.given])?;
+            memory.fill(step.given);
+            rest = &rest[step.taken..];
+            if rest.is_empty() && step.given < room_len {
+                break;
+            }
+        }
+        let len = memory.len() - start;
+        self.finish_inflater(inflater, context.inflation)?;
+        if !utf8.is_complete() {
+            return Err(Violation::InvalidUtf8);
+        }
+        events(Incoming::Message { kind, payload: Payload::Inflated { start, len } });
+        Ok(())
+    }
+
+    /// Compressed payload for the message under assembly.
+    fn compressed_data<'a>(
+        &mut self,
+        head: &FrameHead,
+        chunk: &[u8],
+        is_last: bool,
+        context: &mut Context<'_>,
+        events: &mut impl FnMut(Incoming<'a>),
+    ) -> Result<(), Violation> {
+        let so_far = self.partial.as_mut().and_then(|partial| partial.message.take());
+        let mut message = so_far.unwrap_or_else(|| Assembly {
+            kind: kind_of(head),
+            buffer: Buffer::default(),
+            utf8: Utf8Stream::default(),
+            fragments: 1,
+            is_compressed: true,
+            inflater: None,
+        });
+        // "c1 80" is what some clients make of an empty message: no stream has a part in it.
+        let mut piece = None;
+        if !chunk.is_empty() {
+            let mut inflater = match message.inflater.take() {
+                Some(inflater) => inflater,
+                None => self.inflater(context.inflation)?,
+            };
+            match context.streams {
+                false => message.inflate(&mut inflater, chunk, context)?,
+                true => piece = message.inflate_pieces(&mut inflater, chunk, context, events)?,
+            }
+            context.inflation.charge(&mut inflater);
+            message.inflater = Some(inflater);
+        }
+        let kind = message.kind;
+        if is_last {
+            if let Some(inflater) = message.inflater.take() {
+                self.finish_inflater(inflater, context.inflation)?;
+            }
+            if !message.utf8.is_complete() {
+                return Err(Violation::InvalidUtf8);
+            }
+            self.forget_if_empty();
+        }
+        match (context.streams, is_last) {
+            (true, true) => {
+                let payload = piece.unwrap_or(Payload::Borrowed(&[]));
+                events(Incoming::Fragment { kind, payload, fin: true });
+            }
+            (true, false) => {
+                if let Some(payload) = piece {
+                    events(Incoming::Fragment { kind, payload, fin: false });
+                }
+            }
+            (false, true) => {
+                events(Incoming::Message { kind, payload: Payload::Owned(message.buffer) });
+                return Ok(());
+            }
+            (false, false) => {}
+        }
+        if !is_last {
+            self.partial().message = Some(message);
+        }
+        Ok(())
+    }
+
+    /// What this connection remembers, or what the shard lends.
+    fn inflater(&mut self, inflation: &mut Inflation) -> Result<Box<Inflater>, Violation> {
+        if !self.agreement.is_some_and(Agreement::keeps_theirs) {
+            return inflation.take();
+        }
+        match self.windows.get_or_insert_default().inflater.take() {
+            Some(inflater) => Ok(inflater),
+            None => Inflater::new().map_err(|_| Violation::OutOfMemory),
+        }
+    }
+
+    /// The message ends here.
+    fn finish_inflater(
+        &mut self,
+        mut inflater: Box<Inflater>,
+        inflation: &mut Inflation,
+    ) -> Result<(), Violation> {
+        let keeps_context = self.agreement.is_some_and(Agreement::keeps_theirs);
+        inflater.finish(keeps_context)?;
+        inflation.charge(&mut inflater);
+        match keeps_context {
+            true => self.windows.get_or_insert_default().inflater = Some(inflater),
+            false => inflation.give_back(inflater),
+        }
+        Ok(())
     }
 
     fn finish_message<'a>(&mut self, events: &mut impl FnMut(Incoming<'a>)) -> Result<(), Violation> {
@@ -301,6 +510,85 @@ impl Frames {
     }
 }
 
+impl Assembly {
+    /// Inflates to the end of the buffer, up to the limit of a message.
+    fn inflate(
+        &mut self,
+        inflater: &mut Inflater,
+        mut chunk: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(), Violation> {
+        let bytes_max = context.message_bytes_max;
+        loop {
+            let len = self.buffer.len();
+            if len == bytes_max {
+                // What is still to come must be nothing.
+                let step = inflater.step(chunk, &mut [0])?;
+                if step.given > 0 {
+                    return Err(Violation::MessageTooBig { bytes_max });
+                }
+                chunk = &chunk[step.taken..];
+                if chunk.is_empty() {
+                    return Ok(());
+                }
+                continue;
+            }
+            let guess = (4 * chunk.len()).clamp(INFLATED_BYTES_MIN, LENT_BYTES_MAX).min(bytes_max - len);
+            if len == 0 && self.buffer.capacity() == 0 {
+                self.buffer = context.pool.take(guess);
+            }
+            let room = self.buffer.room(guess, bytes_max).map_err(|_| Violation::OutOfMemory)?;
+            let room_len = room.len().min(bytes_max - len).min(LENT_BYTES_MAX);
+            let room = &mut room[..room_len];
+            let step = inflater.step(chunk, room)?;
+            self.utf8.check(self.kind, &room[..step.given])?;
+            self.buffer.fill(step.given);
+            chunk = &chunk[step.taken..];
+            if chunk.is_empty() && step.given < room_len {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Inflates into pieces and gives on all but the last, of which nobody knows yet whether
+    /// it ends the message.
+    fn inflate_pieces<'a>(
+        &mut self,
+        inflater: &mut Inflater,
+        mut chunk: &[u8],
+        context: &mut Context<'_>,
+        events: &mut impl FnMut(Incoming<'a>),
+    ) -> Result<Option<Payload<'a>>, Violation> {
+        let mut last = None;
+        loop {
+            let mut own = Buffer::default();
+            let memory = match Arc::get_mut(&mut context.inflation.memory) {
+                Some(memory) => &mut *memory,
+                None => &mut own,
+            };
+            let start = memory.len();
+            let room = memory.room(PIECE_BYTES, INFLATED_MEMORY_BYTES).map_err(|_| Violation::OutOfMemory)?;
+            let room = &mut room[..PIECE_BYTES];
+            let Step { taken, given } = inflater.step(chunk, room)?;
+            self.utf8.check(self.kind, &room[..given])?;
+            memory.fill(given);
+            chunk = &chunk[taken..];
+            if given > 0 {
+                let payload = match own.is_empty() {
+                    true => Payload::Inflated { start, len: given },
+                    false => Payload::Owned(own),
+                };
+                if let Some(payload) = last.replace(payload) {
+                    events(Incoming::Fragment { kind: self.kind, payload, fin: false });
+                }
+            }
+            if chunk.is_empty() && given < PIECE_BYTES {
+                return Ok(last);
+            }
+        }
+    }
+}
+
 impl Partial {
     fn keep_head(&mut self, bytes: &[u8]) {
         self.head[..bytes.len()].copy_from_slice(bytes);
@@ -309,11 +597,15 @@ impl Partial {
 
     /// Joins the kept start of a head with what came now: the head, and how much of `bytes`
     /// belongs to it.
-    fn complete_head(&mut self, bytes: &[u8]) -> Result<Option<(FrameHead, usize)>, Violation> {
+    fn complete_head(
+        &mut self,
+        bytes: &[u8],
+        may_be_compressed: bool,
+    ) -> Result<Option<(FrameHead, usize)>, Violation> {
         let kept = self.head_len;
         let end = HEAD_BYTES_MAX.min(kept + bytes.len());
         self.head[kept..end].copy_from_slice(&bytes[..end - kept]);
-        match FrameHead::parse(&self.head[..end])? {
+        match FrameHead::parse(&self.head[..end], may_be_compressed)? {
             Some((head, head_len)) => {
                 self.head_len = 0;
                 Ok(Some((head, head_len - kept)))
@@ -324,6 +616,10 @@ impl Partial {
             }
         }
     }
+}
+
+fn kind_of(head: &FrameHead) -> Kind {
+    if head.opcode == Opcode::Text { Kind::Text } else { Kind::Binary }
 }
 
 fn control_frame<'a>(
@@ -401,6 +697,13 @@ impl Utf8Stream {
 
 /// Shorter rests are copied from the shared read memory instead: a read of their own costs more.
 const LENT_BYTES_MIN: usize = 16 * 1024;
+/// Inflated messages up to here lie in the turn's memory, which grows to this for all of them.
+const INFLATED_BYTES_MAX: usize = 64 * 1024;
+const INFLATED_MEMORY_BYTES: usize = 5 * 1024 * 1024;
+const INFLATED_BYTES_MIN: usize = 1024;
+/// A piece of a compressed message that is given on as it comes, before and after inflating.
+const STREAMED_BYTES_MAX: usize = 4 * 1024;
+const PIECE_BYTES: usize = 32 * 1024;
 /// One read: small enough to be unmasked and checked while it is in the cache.
 const LENT_BYTES_MAX: usize = 256 * 1024;
 

@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod close;
+pub mod deflate;
 pub mod forwarded;
 pub mod frame;
 pub mod handshake;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use crate::buffer::{Buffer, BufferPool, copied};
 use body::BodyReader;
 use close::{CloseFrame, Violation};
+use deflate::{Agreement, Inflation, Windows};
 use frame::{CONTROL_BYTES_MAX, Opcode, ServerHead};
 use handshake::{Offer, Rules};
 use http::{Refusal, Request, RequestReader};
@@ -75,6 +77,7 @@ pub struct Context<'c> {
     pub message_bytes_max: usize,
     pub fragments_max: usize,
     pub pool: &'c mut BufferPool,
+    pub inflation: &'c mut Inflation,
 }
 
 /// What was received. Payloads are lent from the bytes that were passed in, where possible.
@@ -101,7 +104,7 @@ pub enum Incoming<'a> {
     /// end inside a character.
     Fragment {
         kind: Kind,
-        payload: &'a [u8],
+        payload: Payload<'a>,
         fin: bool,
     },
     Ping(Control),
@@ -115,6 +118,10 @@ pub enum Flow {
     Open,
     /// The peer has closed the conversation.
     Closed,
+    /// This turn has inflated enough. The last `left` bytes are to be received again later.
+    Full {
+        left: usize,
+    },
 }
 
 /// Why a conversation can't go on.
@@ -225,13 +232,13 @@ impl Protocol {
                         return Ok(Flow::Open);
                     }
                     events(Incoming::Opened { answer: challenge.keys.answer(challenge.body) });
-                    self.state = State::open(Dialect::Hixie76);
+                    self.state = State::open(Dialect::Hixie76, None);
                     bytes = rest;
                 }
                 State::Closed => return Ok(Flow::Closed),
             }
         };
-        if flow != Ok(Flow::Open) {
+        if !matches!(flow, Ok(Flow::Open | Flow::Full { .. })) {
             self.state = State::Closed;
         }
         Ok(flow?)
@@ -269,12 +276,12 @@ impl Protocol {
         let State::Deciding { request, backlog } = std::mem::replace(&mut self.state, State::Closed) else {
             unreachable!("the engine accepts only what waits for a decision");
         };
-        let response = handshake::response_head(&request, offer.dialect, protocol, headers, secure)?;
+        let response = handshake::response_head(&request, &offer, protocol, headers, secure)?;
         self.state = match offer.keys {
             Some(keys) => {
                 State::Challenged(Box::new(Challenge { keys, body: [0; hixie::BODY_BYTES], body_len: 0 }))
             }
-            None => State::open(offer.dialect),
+            None => State::open(offer.dialect, offer.deflate),
         };
         Ok(Accepted { response, backlog, is_open: self.dialect().is_some() })
     }
@@ -340,6 +347,23 @@ impl Protocol {
         }
     }
 
+    /// What was agreed on compression.
+    #[inline]
+    pub fn deflate(&self) -> Option<Agreement> {
+        match &self.state {
+            State::Open { frames: Frames::HyBi(frames), .. } => frames.agreement(),
+            _ => None,
+        }
+    }
+
+    /// What is remembered between messages, if that was agreed on.
+    pub fn windows(&mut self) -> Option<&mut Option<Box<Windows>>> {
+        match &mut self.state {
+            State::Open { frames: Frames::HyBi(frames), .. } => Some(frames.windows()),
+            _ => None,
+        }
+    }
+
     /// We have queued our close. True the first time.
     pub fn begin_close(&mut self) -> bool {
         match &mut self.state {
@@ -356,10 +380,10 @@ impl Default for Protocol {
 }
 
 impl State {
-    fn open(dialect: Dialect) -> Self {
+    fn open(dialect: Dialect, deflate: Option<Agreement>) -> Self {
         let frames = match dialect {
             Dialect::Hixie75 | Dialect::Hixie76 => Frames::Hixie(hixie::Frames::default()),
-            _ => Frames::HyBi(message::Frames::default()),
+            _ => Frames::HyBi(message::Frames::new(deflate)),
         };
         State::Open { dialect, frames, we_closed: false }
     }
@@ -502,13 +526,19 @@ impl Versions {
 pub enum Payload<'a> {
     Borrowed(&'a [u8]),
     Owned(Buffer),
+    /// In the memory of [`Inflation`].
+    Inflated {
+        start: usize,
+        len: usize,
+    },
 }
 
 impl Payload<'_> {
-    pub fn as_slice(&self) -> &[u8] {
+    pub fn as_slice<'p>(&'p self, inflated: &'p [u8]) -> &'p [u8] {
         match self {
             Self::Borrowed(bytes) => bytes,
             Self::Owned(buffer) => buffer.as_slice(),
+            Self::Inflated { start, len } => &inflated[*start..start + len],
         }
     }
 }

@@ -5,6 +5,7 @@
 //! memory. The outcome, a failure too, must be the same each time.
 
 use super::close::CloseCode;
+use super::deflate::{Agreement, DeflateRules, Deflater, Mode, TAIL};
 use super::handshake::Origins;
 use super::*;
 
@@ -299,6 +300,294 @@ fn extensions_are_never_answered() {
             assert_eq!(answer(&asking), answer(&request(dialect)), "{dialect:?}, {offer}");
         }
     }
+}
+
+// --- permessage-deflate ---------------------------------------------------------------------
+
+/// The examples of RFC 7692, 7.2.3: a payload that is "Hello".
+const COMPRESSED_HELLO: &[u8] = &[0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+
+fn deflating(mode: Mode) -> Server {
+    let mut server = Server::new();
+    server.rules.deflate = DeflateRules { mode, window_bits: 15, ..DeflateRules::OFF };
+    server
+}
+
+/// All that comes of these frames behind a handshake that agreed on compression.
+fn hears_deflated(server: &Server, frames: &[Frame]) -> Vec<Seen> {
+    let asking = request(Dialect::Rfc6455).and("Sec-WebSocket-Extensions: permessage-deflate");
+    let mut seen = server.hears([asking.bytes(), wire(frames)].concat());
+    assert!(matches!(&seen[1], Seen::Answered(answer) if answer.contains("permessage-deflate")));
+    seen.split_off(2)
+}
+
+fn hears_in_both_modes(frames: &[Frame]) -> Vec<Seen> {
+    let shared = hears_deflated(&deflating(Mode::Shared), frames);
+    assert_eq!(hears_deflated(&deflating(Mode::Dedicated), frames), shared);
+    shared
+}
+
+fn compressed(payload: impl AsRef<[u8]>) -> Frame {
+    Frame::new(0xC1, payload)
+}
+
+/// Compressed on its own.
+fn deflated(payload: &[u8]) -> Vec<u8> {
+    let mut out = Buffer::default();
+    Deflater::new(6, 15).unwrap().deflate(payload, true, &mut out).unwrap();
+    out.as_slice().to_vec()
+}
+
+#[test]
+fn compression_is_agreed_on_in_version_13_alone() {
+    let server = deflating(Mode::Shared);
+    for dialect in Versions::ALL {
+        let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits";
+        let answer = server.answer(&request(dialect).and(offer));
+        let expected = "permessage-deflate; client_no_context_takeover; client_max_window_bits=15";
+        let expected = (dialect == Dialect::Rfc6455).then_some(expected);
+        assert_eq!(value_in(&answer, "Sec-WebSocket-Extensions"), expected, "{dialect:?}");
+        assert!(!server.answer(&request(dialect)).contains("Extensions"));
+    }
+}
+
+#[test]
+fn several_offers_on_several_lines_are_tried_in_their_order() {
+    let asking = request(Dialect::Rfc6455)
+        .and("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=8, other")
+        .and("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9; x")
+        .and("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=\"10\"");
+    let answer = deflating(Mode::Dedicated).answer(&asking);
+    let expected = Some("permessage-deflate; server_max_window_bits=10");
+    assert_eq!(value_in(&answer, "Sec-WebSocket-Extensions"), expected);
+}
+
+#[test]
+fn the_examples_of_rfc_7692_say_hello() {
+    let (start, end) = COMPRESSED_HELLO.split_at(3);
+    for frames in [
+        // 7.2.3.1: one block; in two fragments.
+        &[compressed(COMPRESSED_HELLO)][..],
+        &[compressed(start).not_final(), continuation(end)],
+        // 7.2.3.3: a block without compression.
+        &[compressed([0x00, 0x05, 0x00, 0xFA, 0xFF, 0x48, 0x65, 0x6C, 0x6C, 0x6F, 0x00])],
+        // 7.2.3.4: a final block.
+        &[compressed([0xF3, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00, 0x00])],
+        // 7.2.3.5: two blocks.
+        &[compressed([0xF2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xFF, 0xFF, 0xCA, 0xC9, 0xC9, 0x07, 0x00])],
+        // A final block and nothing behind it, and a final block between others.
+        &[compressed([0xF3, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00])],
+        &[compressed([&deflated(b"Hel")[..], &TAIL, &[0x03, 0x00], &deflated(b"lo")].concat())],
+    ] {
+        assert_eq!(hears_in_both_modes(frames), [said("Hello")]);
+    }
+}
+
+#[test]
+fn the_second_hello_may_refer_to_the_first_where_the_context_is_kept() {
+    // 7.2.3.2
+    let frames = [compressed(COMPRESSED_HELLO), compressed([0xF2, 0x00, 0x11, 0x00, 0x00])];
+    let hello = [said("Hello"), said("Hello")];
+    assert_eq!(hears_deflated(&deflating(Mode::Dedicated), &frames), hello);
+    let expected = [said("Hello"), violated(Violation::BadDeflate)];
+    assert_eq!(hears_deflated(&deflating(Mode::Shared), &frames), expected);
+}
+
+#[test]
+fn an_empty_message_has_one_byte_or_none_and_the_next_one_is_not_poisoned() {
+    // 7.2.3.6, and what some clients make of it.
+    let frames = [
+        compressed(COMPRESSED_HELLO),
+        compressed([0x00]),
+        compressed([]),
+        compressed([]).not_final(),
+        continuation([]),
+        Frame::new(0xC2, [0x00]),
+        compressed([0x02, 0x00]),
+        compressed(COMPRESSED_HELLO),
+        text("plain"),
+        compressed(COMPRESSED_HELLO).not_final(),
+        continuation([]),
+    ];
+    let empty = || said("");
+    let expected = [
+        said("Hello"),
+        empty(),
+        empty(),
+        empty(),
+        Seen::Binary(Vec::new()),
+        empty(),
+        said("Hello"),
+        said("plain"),
+        said("Hello"),
+    ];
+    assert_eq!(hears_in_both_modes(&frames), expected);
+}
+
+#[test]
+fn control_frames_and_plain_messages_stand_between_compressed_ones() {
+    let long = "aé€😀".repeat(20_000);
+    let long_deflated = deflated(long.as_bytes());
+    let (start, end) = long_deflated.split_at(long_deflated.len() / 2);
+    let frames = [
+        compressed(start).not_final(),
+        ping("between"),
+        continuation([]).not_final(),
+        pong("too"),
+        continuation(end),
+        text(&long),
+        text("Hel").not_final(),
+        ping("again"),
+        continuation("lo"),
+        Frame::new(0xC2, deflated(&[7; 300_000])),
+        close(1000, "bye"),
+    ];
+    let expected = [
+        Seen::Ping(b"between".to_vec()),
+        Seen::Pong(b"too".to_vec()),
+        said(&long),
+        said(&long),
+        Seen::Ping(b"again".to_vec()),
+        said("Hello"),
+        Seen::Binary(vec![7; 300_000]),
+        Seen::Close(1000, "bye".to_string()),
+    ];
+    assert_eq!(hears_in_both_modes(&frames), expected);
+}
+
+#[test]
+fn a_compressed_frame_that_may_not_be_one_is_refused_at_its_first_byte() {
+    let server = deflating(Mode::Shared);
+    let agreed = {
+        let rules = server.rules.deflate;
+        Agreement::choose([&b"permessage-deflate"[..]].into_iter(), &rules)
+    };
+    let open = |agreed| move || Protocol { state: State::open(Dialect::Rfc6455, agreed) };
+    let refused = |index| Some((index, violated(Violation::ReservedBits)));
+    assert_eq!(server.fails_at(open(None), &compressed(COMPRESSED_HELLO).bytes()), refused(0));
+    for first in [0xC9, 0xCA, 0xC8, 0xC0, 0x40, 0xE1, 0xD1, 0xF1, 0xA1, 0x91] {
+        let start = text("begun").not_final().bytes();
+        let conversation = [&start[..], &Frame::new(first, "x").bytes()].concat();
+        assert_eq!(server.fails_at(open(agreed), &conversation), refused(start.len()), "{first:x}");
+    }
+}
+
+#[test]
+fn bad_deflate_data_costs_1007() {
+    for bad in [
+        // A reserved block type; a wrong length; a distance too far back; bad code lengths.
+        &[0x06, 0x00][..],
+        &[0x07],
+        &[0x00, 0x05, 0x00, 0xFA, 0xFE, 0x48],
+        &[0x02, 0x13, 0x00, 0x00],
+        &[0xF4, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF],
+        // Cut off in a block.
+        &COMPRESSED_HELLO[..3],
+        &[0x00, 0x05, 0x00, 0xFA, 0xFF, 0x48],
+        // Rubbish behind a final block.
+        &[0xF3, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00, 0xFF, 0xFF],
+    ] {
+        let seen = hears_in_both_modes(&[Frame::new(0xC2, bad), binary("never heard")]);
+        assert_eq!(seen.last(), Some(&violated(Violation::BadDeflate)), "{bad:x?}");
+        assert!(seen.len() == 1, "{seen:?}");
+    }
+    assert_eq!(Violation::BadDeflate.close_code(), CloseCode::INVALID_DATA);
+}
+
+#[test]
+fn bad_text_is_bad_text_compressed_too() {
+    for bad in [&b"ok \xC0\x80"[..], b"\xED\xA0\x80", "€".as_bytes().split_last().unwrap().1] {
+        assert_eq!(hears_in_both_modes(&[compressed(deflated(bad))]), [violated(Violation::InvalidUtf8)]);
+    }
+    let long = [&"x".repeat(200_000).into_bytes()[..], b"\xFF"].concat();
+    assert_eq!(hears_in_both_modes(&[compressed(deflated(&long))]), [violated(Violation::InvalidUtf8)]);
+}
+
+#[test]
+fn a_compressed_message_is_limited_by_what_comes_of_it() {
+    let limits = [1, 1000, 64 * 1024, 64 * 1024 + 1, 200_000];
+    for mode in [Mode::Shared, Mode::Dedicated] {
+        for bytes_max in limits {
+            let server = Server { message_bytes_max: bytes_max, ..deflating(mode) };
+            let just = vec![7; bytes_max];
+            let frame = Frame::new(0xC2, deflated(&just));
+            let seen = hears_deflated(&server, &[frame.clone(), frame]);
+            assert_eq!(seen, [Seen::Binary(just.clone()), Seen::Binary(just.clone())]);
+            for more in [1, 1000, 1 << 20] {
+                let over = Frame::new(0xC2, deflated(&vec![7; bytes_max + more]));
+                let too_big = violated(Violation::MessageTooBig { bytes_max });
+                assert_eq!(hears_deflated(&server, &[over]), [too_big], "{bytes_max} and {more}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bomb_costs_no_more_memory_than_a_message() {
+    let bytes_max = 1 << 20;
+    let server = Server { message_bytes_max: bytes_max, ..deflating(Mode::Shared) };
+    // 64 MiB of zeros.
+    let bomb = deflated(&vec![0; 64 << 20]);
+    let asking = request(Dialect::Rfc6455).and("Sec-WebSocket-Extensions: permessage-deflate");
+    for split in [usize::MAX, 1000] {
+        let mut peer = Peer::new(&server, Protocol::new());
+        peer.receive(&asking.bytes());
+        let bytes = Frame::new(0xC2, &bomb).bytes();
+        for piece in bytes.chunks(split.min(bytes.len())) {
+            peer.receive(piece);
+            assert!(peer.inflation.memory.capacity() <= 128 * 1024);
+            if let State::Open { frames: Frames::HyBi(frames), .. } = &peer.protocol.state {
+                assert!(frames.assembled_capacity() <= bytes_max);
+            }
+        }
+        assert_eq!(peer.seen.pop(), Some(violated(Violation::MessageTooBig { bytes_max })));
+    }
+}
+
+#[test]
+fn a_turn_that_has_inflated_enough_leaves_the_rest() {
+    let server = deflating(Mode::Shared);
+    let one = Frame::new(0xC2, deflated(&vec![0; 1 << 20])).bytes();
+    for streams in [false, true] {
+        let mut peer = Peer::new(&server, Protocol::new());
+        peer.receive(&request(Dialect::Rfc6455).and("Sec-WebSocket-Extensions: permessage-deflate").bytes());
+        let mut bytes = one.repeat(10);
+        let len = bytes.len();
+        peer.inflation.begin_turn();
+        let mut context = Context {
+            streams,
+            message_bytes_max: 1 << 20,
+            fragments_max: 10,
+            pool: &mut peer.pool,
+            inflation: &mut peer.inflation,
+        };
+        let mut heard = 0;
+        let flow = peer.protocol.receive(&mut bytes, &server.rules, &mut context, &mut |incoming| {
+            heard += match incoming {
+                Incoming::Message { payload: Payload::Owned(buffer), .. } => buffer.len(),
+                Incoming::Fragment { payload: Payload::Inflated { len, .. }, .. } => len,
+                other => panic!("{other:?}"),
+            };
+        });
+        let Ok(Flow::Full { left }) = flow else { panic!("{flow:?}") };
+        assert!(left > 0 && left < len);
+        // At most what one piece of input can become comes on top.
+        assert!((4 << 20..9 << 20).contains(&heard), "{heard}");
+    }
+}
+
+#[test]
+fn an_idle_compressed_connection_holds_no_memory() {
+    let server = deflating(Mode::Shared);
+    let mut peer = Peer::new(&server, Protocol::new());
+    peer.receive(&request(Dialect::Rfc6455).and("Sec-WebSocket-Extensions: permessage-deflate").bytes());
+    let parts = compressed(COMPRESSED_HELLO).bytes();
+    for part in parts.chunks(4) {
+        peer.receive(part);
+    }
+    let State::Open { frames: Frames::HyBi(frames), .. } = &mut peer.protocol.state else { panic!() };
+    assert!(frames.windows().is_none() && frames.assembled_capacity() == 0);
+    assert!(size_of::<Protocol>() <= 5 * size_of::<usize>(), "{}", size_of::<Protocol>());
 }
 
 // --- Subprotocols ---------------------------------------------------------------------------
@@ -599,9 +888,14 @@ fn draft_75_has_no_close_and_frames_at_once() {
 #[test]
 fn what_comes_while_someone_decides_is_kept_in_order() {
     let rules = Server::new().rules;
-    let mut pool = BufferPool::default();
-    let mut context =
-        Context { streams: false, message_bytes_max: 1000, fragments_max: 1 << 17, pool: &mut pool };
+    let (mut pool, mut inflation) = (BufferPool::default(), Inflation::default());
+    let mut context = Context {
+        streams: false,
+        message_bytes_max: 1000,
+        fragments_max: 1 << 17,
+        pool: &mut pool,
+        inflation: &mut inflation,
+    };
     let mut protocol = Protocol::new();
     let mut asked = None;
     let mut conversation = [request(Dialect::Rfc6455).bytes(), text("kept").bytes()].concat();
@@ -743,7 +1037,7 @@ fn long_messages_are_the_same_when_read_into_lent_memory() {
 #[test]
 fn memory_is_lent_only_for_the_rest_of_a_long_data_frame() {
     let server = Server::new();
-    let mut peer = Peer::new(&server, Protocol { state: State::open(Dialect::Rfc6455) });
+    let mut peer = Peer::new(&server, Protocol { state: State::open(Dialect::Rfc6455, None) });
     assert!(peer.lend().is_none(), "nothing has come");
     let long = binary([7; 100_000]).bytes();
     peer.receive(&long[..3]);
@@ -798,7 +1092,7 @@ fn every_close_code_is_taken_or_refused_as_the_rfc_says() {
         };
         let bytes = close(code, "why").bytes();
         for (dialect, split) in [(Dialect::Rfc6455, Split::Whole), (Dialect::HyBi08, Split::EachByte)] {
-            let seen = server.run(Protocol { state: State::open(dialect) }, &bytes, split);
+            let seen = server.run(Protocol { state: State::open(dialect, None) }, &bytes, split);
             assert_eq!(seen, std::slice::from_ref(&expected));
         }
     }
@@ -819,7 +1113,7 @@ fn a_close_reason_may_have_123_bytes_of_utf8() {
 fn messages_are_heard_after_our_own_close_until_the_peers() {
     let server = Server::new();
     for dialect in HYBI {
-        let mut peer = Peer::new(&server, Protocol { state: State::open(dialect) });
+        let mut peer = Peer::new(&server, Protocol { state: State::open(dialect, None) });
         assert!(peer.protocol.begin_close(), "the first time");
         assert!(!peer.protocol.begin_close(), "only once");
         peer.receive(&wire(&[text("still on its way"), close(1000, "")]));
@@ -940,7 +1234,7 @@ fn a_head_is_refused_at_the_byte_that_shows_it() {
         ),
     ];
     for (bytes, index, violation) in heads {
-        let failed = server.fails_at(|| Protocol { state: State::open(Dialect::Rfc6455) }, bytes);
+        let failed = server.fails_at(|| Protocol { state: State::open(Dialect::Rfc6455, None) }, bytes);
         assert_eq!(failed, Some((index, violated(violation))), "{bytes:x?}");
     }
 }
@@ -971,8 +1265,8 @@ fn bad_text_is_refused_at_its_first_bad_byte_while_the_frame_is_still_arriving()
             ] {
                 // The bad byte stands as far from the end in the wire as in the payload.
                 let index = conversation.len() - (payload_end - before.len() - offset);
-                let failed =
-                    server.fails_at(|| Protocol { state: State::open(Dialect::Rfc6455) }, &conversation);
+                let failed = server
+                    .fails_at(|| Protocol { state: State::open(Dialect::Rfc6455, None) }, &conversation);
                 assert_eq!(
                     failed,
                     Some((index, violated(Violation::InvalidUtf8))),
@@ -1047,8 +1341,10 @@ fn a_message_over_the_limit_is_refused_at_its_head_and_not_at_its_end() {
     let server = Server { message_bytes_max: 100, ..Server::new() };
     let first = binary([0; 60]).not_final().bytes();
     let second = continuation([0; 41]).bytes();
-    let failed = server
-        .fails_at(|| Protocol { state: State::open(Dialect::Rfc6455) }, &[&first[..], &second].concat());
+    let failed = server.fails_at(
+        || Protocol { state: State::open(Dialect::Rfc6455, None) },
+        &[&first[..], &second].concat(),
+    );
     let head_end = first.len() + 5;
     assert_eq!(failed, Some((head_end, violated(Violation::MessageTooBig { bytes_max: 100 }))));
 }
@@ -1068,7 +1364,7 @@ fn memory_for_a_message_is_at_most_twice_what_has_arrived() {
     let server = Server { message_bytes_max: usize::MAX, ..Server::new() };
     let announced = [0x82, 0xFF, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
     for read_bytes in [1, 100, 4096, 16 * 1024, 64 * 1024, 256 * 1024] {
-        let mut peer = Peer::new(&server, Protocol { state: State::open(Dialect::Rfc6455) });
+        let mut peer = Peer::new(&server, Protocol { state: State::open(Dialect::Rfc6455, None) });
         peer.receive(&announced);
         let mut arrived = 0;
         while arrived < 600_000 {
@@ -1188,7 +1484,7 @@ fn a_hixie_text_may_have_exactly_the_bytes_of_the_limit() {
         let grows = [&[0x00][..], &[0x80; 40], &[0xFF]].concat();
         assert_eq!(server.hears_open(dialect, grows), std::slice::from_ref(&too_big));
         let endless = [&[0x00][..], &[b'x'; 101]].concat();
-        let failed = server.fails_at(|| Protocol { state: State::open(dialect) }, &endless);
+        let failed = server.fails_at(|| Protocol { state: State::open(dialect, None) }, &endless);
         assert_eq!(failed, Some((101, too_big.clone())), "refused before its end");
     }
 }
@@ -1212,7 +1508,7 @@ fn thousands_of_random_conversations_are_heard_as_they_were_said() {
         let dialect = HYBI[dice.below(3)];
         let (conversation, expected) = random_conversation(&mut dice);
         for split in [Split::Whole, Split::Random(seed), Split::Lent(seed)] {
-            let seen = server.run(Protocol { state: State::open(dialect) }, &conversation, split);
+            let seen = server.run(Protocol { state: State::open(dialect, None) }, &conversation, split);
             assert_eq!(seen, expected, "seed {seed}, {split:?}");
         }
         if conversation.len() < 5000 {
@@ -1260,7 +1556,7 @@ fn a_good_conversation_that_goes_bad_ends_the_same_however_it_is_split() {
         let dialect = Versions::ALL[dice.below(5)];
         let mut conversation = if dice.below(3) == 0 { request(dialect).bytes() } else { Vec::new() };
         let start = || match conversation.is_empty() {
-            true => Protocol { state: State::open(dialect) },
+            true => Protocol { state: State::open(dialect, None) },
             false => Protocol::new(),
         };
         let protocols = [start(), start(), start(), start()];
@@ -1323,6 +1619,7 @@ impl Server {
                 protocols: Vec::new(),
                 origins: Origins::Any,
                 head_bytes_max: 16 * 1024,
+                deflate: DeflateRules::OFF,
             },
             message_bytes_max: 16 * 1024 * 1024,
             headers: "",
@@ -1337,7 +1634,7 @@ impl Server {
 
     /// All that comes of these bytes in a conversation already open.
     fn hears_open(&self, dialect: Dialect, wire: impl AsRef<[u8]>) -> Vec<Seen> {
-        self.hears_from(|| Protocol { state: State::open(dialect) }, wire.as_ref())
+        self.hears_from(|| Protocol { state: State::open(dialect, None) }, wire.as_ref())
     }
 
     fn hears_from(&self, start: impl Fn() -> Protocol, wire: &[u8]) -> Vec<Seen> {
@@ -1519,6 +1816,7 @@ struct Peer<'s> {
     server: &'s Server,
     protocol: Protocol,
     pool: BufferPool,
+    inflation: Inflation,
     keeps_buffers: bool,
     streams: bool,
     /// The message whose pieces are coming.
@@ -1534,6 +1832,7 @@ impl<'s> Peer<'s> {
             server,
             protocol,
             pool: BufferPool::default(),
+            inflation: Inflation::default(),
             keeps_buffers: false,
             streams: false,
             begun: None,
@@ -1548,11 +1847,16 @@ impl<'s> Peer<'s> {
         }
         let mut bytes = bytes.to_vec();
         let mut asked = None;
+        self.inflation.begin_turn();
+        let is_deflated = self.protocol.deflate().is_some();
+        // Whoever gives used buffers away also delivers while it receives, as the engine can.
+        let delivering = self.keeps_buffers.then(|| self.inflation.memory.clone());
         let mut context = Context {
             streams: self.streams,
             message_bytes_max: self.server.message_bytes_max,
             fragments_max: 1 << 17,
             pool: &mut self.pool,
+            inflation: &mut self.inflation,
         };
         let mut incoming_events = Vec::new();
         let len = bytes.len();
@@ -1566,17 +1870,27 @@ impl<'s> Peer<'s> {
                     incoming => incoming_events.push(incoming),
                 },
             );
+        drop(delivering);
+        let inflated = self.inflation.memory.clone();
         for incoming in incoming_events {
             if let Incoming::Fragment { kind, payload, fin } = incoming {
-                assert!(self.streams && payload.len() <= len && (fin || !payload.is_empty()));
+                let payload = payload.as_slice(inflated.as_slice());
+                assert!(
+                    self.streams && (payload.len() <= len || is_deflated) && (fin || !payload.is_empty())
+                );
                 let begun = self.begun.get_or_insert_with(|| (kind, Vec::new()));
                 assert_eq!(begun.0, kind);
                 begun.1.extend_from_slice(payload);
                 let ended = self.begun.take_if(|_| fin);
                 self.seen.extend(ended.map(|(kind, bytes)| Seen::message(kind, bytes)));
             } else {
-                Self::note(incoming, &mut self.seen, self.keeps_buffers.then_some(&mut self.pool));
+                let pool = self.keeps_buffers.then_some(&mut self.pool);
+                Self::note(incoming, &mut self.seen, pool, inflated.as_slice(), is_deflated);
             }
+        }
+        drop(inflated);
+        if let Ok(Flow::Full { left }) = flow {
+            return self.receive(&bytes[len - left..]);
         }
         self.note_flow(flow);
         if let Some((request, offer)) = asked {
@@ -1637,30 +1951,37 @@ impl<'s> Peer<'s> {
         let mut incoming_events = Vec::new();
         let flow = self.protocol.receive_lent(buffer, len, &mut |incoming| incoming_events.push(incoming));
         for incoming in incoming_events {
-            Self::note(incoming, &mut self.seen, self.keeps_buffers.then_some(&mut self.pool));
+            let pool = self.keeps_buffers.then_some(&mut self.pool);
+            Self::note(incoming, &mut self.seen, pool, &[], false);
         }
         self.note_flow(flow);
     }
 
-    fn note(incoming: Incoming<'_>, seen: &mut Vec<Seen>, pool: Option<&mut BufferPool>) {
+    fn note(
+        incoming: Incoming<'_>,
+        seen: &mut Vec<Seen>,
+        pool: Option<&mut BufferPool>,
+        inflated: &[u8],
+        is_deflated: bool,
+    ) {
         seen.push(match incoming {
             Incoming::Request { .. } | Incoming::Body(_) | Incoming::Announced(_) => {
                 panic!("decided, not noted")
             }
             Incoming::Opened { answer } => Seen::Opened(answer),
             Incoming::Message { kind, payload } => {
-                let bytes = payload.as_slice().to_vec();
+                let bytes = payload.as_slice(inflated).to_vec();
                 match (payload, pool) {
                     (Payload::Owned(buffer), Some(pool)) => pool.give_back(buffer),
                     (Payload::Owned(buffer), None) => {
                         assert!(
-                            buffer.capacity() <= 2 * buffer.len(),
+                            is_deflated || buffer.capacity() <= 2 * buffer.len(),
                             "{} for {}",
                             buffer.capacity(),
                             buffer.len()
                         );
                     }
-                    (Payload::Borrowed(_), _) => {}
+                    (Payload::Borrowed(_) | Payload::Inflated { .. }, _) => {}
                 }
                 Seen::message(kind, bytes)
             }
@@ -1698,8 +2019,13 @@ impl<'s> Peer<'s> {
             return;
         }
         let mut more = [request(Dialect::Rfc6455).bytes(), text("more").bytes(), hixie("more")].concat();
-        let mut context =
-            Context { streams: false, message_bytes_max: 1000, fragments_max: 1 << 17, pool: &mut self.pool };
+        let mut context = Context {
+            streams: false,
+            message_bytes_max: 1000,
+            fragments_max: 1 << 17,
+            pool: &mut self.pool,
+            inflation: &mut self.inflation,
+        };
         let flow = self.protocol.receive(&mut more, &self.server.rules, &mut context, &mut |late| {
             panic!("{late:?} after the end");
         });
@@ -1783,6 +2109,7 @@ impl Head {
 
 // --- The peer's side: its frames, encoded from the RFC and not from our own code -------------
 
+#[derive(Clone)]
 struct Frame {
     first: u8,
     mask: [u8; 4],

@@ -16,22 +16,30 @@ use crate::engine::table::{Begun, Entry, EntryRef, Life, PendingRequest, charge}
 use crate::engine::turn::{Message, Misuse, Sent, Turn};
 use crate::id::ConnId;
 use crate::protocol::close::CloseFrame;
+use crate::protocol::deflate::Wish;
 use crate::protocol::handshake;
 use crate::protocol::{Control, Kind, WireForm, http};
 
 impl Server {
     /// Queues a message; never blocks.
-    pub fn send(&self, conn: ConnId, kind: Kind, data: &[u8], last: bool) -> Result<Sent, Misuse> {
+    pub fn send(
+        &self,
+        conn: ConnId,
+        kind: Kind,
+        data: &[u8],
+        last: bool,
+        wish: Wish,
+    ) -> Result<Sent, Misuse> {
         self.send_from_afar(conn, kind, data.len(), |begun| {
             let begun = begun.then(kind, data, last)?;
             let payload = copied(data).map_err(|_| Misuse::NoMemory)?;
-            Ok((begun, Command::Send { conn, kind, payload, last }))
+            Ok((begun, Command::Send { conn, kind, payload, last, wish }))
         })
     }
 
-    pub fn send_message(&self, conn: ConnId, message: &Arc<Message>) -> Result<Sent, Misuse> {
+    pub fn send_message(&self, conn: ConnId, message: &Arc<Message>, wish: Wish) -> Result<Sent, Misuse> {
         self.send_from_afar(conn, message.kind, message.payload.len(), |begun| {
-            Ok((begun.then_whole()?, Command::SendMessage { conn, message: message.clone() }))
+            Ok((begun.then_whole()?, Command::SendMessage { conn, message: message.clone(), wish }))
         })
     }
 
@@ -266,7 +274,7 @@ impl Message {
         }
         let mut payload = Buffer::default();
         payload.append(data, data.len()).map_err(|_| Misuse::NoMemory)?;
-        Ok(Self { kind, payload: Arc::new(payload) })
+        Ok(Self { kind, payload: Arc::new(payload), deflated: Default::default() })
     }
 }
 

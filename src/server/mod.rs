@@ -43,6 +43,7 @@ pub struct Server {
     /// What listeners with TLS show.
     certificates: Arc<Certificates>,
     tables: Vec<Arc<Table>>,
+    gate: Arc<Gate>,
     mailboxes: OnceLock<Vec<Arc<dyn Letterbox>>>,
     /// Of the configured listeners.
     ports: OnceLock<Vec<u16>>,
@@ -125,6 +126,7 @@ impl Server {
             routes: Arc::new(routes),
             certificates: Arc::default(),
             tables: (0..shards.min(crate::id::SHARDS_MAX)).map(|_| Arc::default()).collect(),
+            gate: Arc::default(),
             mailboxes: OnceLock::new(),
             ports: OnceLock::new(),
             listeners: Mutex::default(),
@@ -231,11 +233,16 @@ impl Server {
         Ok((shards, ports))
     }
 
+    /// Set aside for the windows of dedicated connections.
+    pub fn deflate_bytes(&self) -> u64 {
+        self.gate.windows.taken_bytes() as u64
+    }
+
     fn pages(&self) -> Result<Arc<ServerPages>, StartError> {
         let open_files = |files: &StaticFiles| Files::open(&files.prefix, &files.directory);
         let files = self.settings().files.iter().map(open_files).collect::<io::Result<_>>();
         let files = files.map_err(|error| StartError::Config(format!("http.static: {error}")))?;
-        Ok(Arc::new(ServerPages::new(self.tables.clone(), files)))
+        Ok(Arc::new(ServerPages::new(self.tables.clone(), self.gate.clone(), files)))
     }
 
     fn acceptor(&self) -> Result<Arc<Acceptor>, StartError> {
@@ -274,7 +281,6 @@ impl Server {
     ) -> Vec<Shard<D, H>> {
         let settings = self.settings();
         let mailboxes: Vec<_> = drivers.iter().map(|driver| Arc::new(Mailbox::new(driver.waker()))).collect();
-        let gate = Arc::new(Gate::default());
         let made = drivers.into_iter().zip(&mailboxes).zip(&self.tables).enumerate();
         let shards = made
             .map(|(index, ((driver, mailbox), table))| {
@@ -283,7 +289,7 @@ impl Server {
                     settings: settings.clone(),
                     routes: self.routes.clone(),
                     table: table.clone(),
-                    gate: gate.clone(),
+                    gate: self.gate.clone(),
                     pages: pages.clone(),
                     acceptor: acceptor.clone(),
                     generation_seed: self.number.wrapping_add(1),
@@ -471,6 +477,7 @@ mod tests {
     use crate::engine::routes::{Route, Wants};
     use crate::engine::turn::{EventView, Turn};
     use crate::protocol::Kind;
+    use crate::protocol::deflate::Wish;
 
     struct Nobody;
 
@@ -551,7 +558,7 @@ mod tests {
         assert!(shards[0].mailbox().close().is_some());
         let (misuse, data) = server.set_data(None, conn, UserData { word: 7, release: None }).err().unwrap();
         assert_eq!((misuse, data.word), (Misuse::Stopped, 7));
-        assert_eq!(server.send(conn, Kind::Text, b"hello", true), Err(Misuse::Stopped));
+        assert_eq!(server.send(conn, Kind::Text, b"hello", true, Wish::Auto), Err(Misuse::Stopped));
         assert_eq!(server.abort(None, conn), Err(Misuse::Stopped));
     }
 

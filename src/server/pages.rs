@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::files::Files;
 use crate::config::HttpPages;
+use crate::engine::limits::Gate;
 use crate::engine::plain::{Pages, Reply};
 use crate::engine::table::{Count, Counters, Table};
 use crate::protocol::http::Request;
@@ -13,12 +14,13 @@ use crate::protocol::http::Request;
 /// What every shard answers alike.
 pub struct ServerPages {
     tables: Vec<Arc<Table>>,
+    gate: Arc<Gate>,
     files: Vec<Files>,
 }
 
 impl ServerPages {
-    pub fn new(tables: Vec<Arc<Table>>, files: Vec<Files>) -> Self {
-        Self { tables, files }
+    pub fn new(tables: Vec<Arc<Table>>, gate: Arc<Gate>, files: Vec<Files>) -> Self {
+        Self { tables, gate, files }
     }
 }
 
@@ -38,7 +40,11 @@ impl Pages for ServerPages {
             _ => {
                 let form = MetricsForm::wanted(request);
                 let headers = format!("{NO_STORE}Content-Type: {}\r\n", form.content_type());
-                Reply::new(200, headers, metrics_text(&self.tables, form).into_bytes())
+                Reply::new(
+                    200,
+                    headers,
+                    metrics_text(&self.tables, self.gate.windows.taken_bytes() as u64, form).into_bytes(),
+                )
             }
         })
     }
@@ -77,7 +83,7 @@ impl MetricsForm {
 }
 
 /// The sums of all shards.
-pub fn metrics_text(tables: &[Arc<Table>], form: MetricsForm) -> String {
+pub fn metrics_text(tables: &[Arc<Table>], deflate_bytes: u64, form: MetricsForm) -> String {
     let mut text = String::new();
     let sum = |count: fn(&Counters) -> &Count| -> u64 {
         tables.iter().map(|table| count(&table.counters).get()).sum()
@@ -106,6 +112,7 @@ pub fn metrics_text(tables: &[Arc<Table>], form: MetricsForm) -> String {
     row("messages_dropped", "counter", "Messages that did not fit into an outbox.", dropped);
     row("received_bytes", "counter", "Bytes from peers.", sum(|of| &of.bytes_in));
     row("sent_bytes", "counter", "Bytes to peers.", sum(|of| &of.bytes_out));
+    row("deflate_bytes", "gauge", "Set aside for the windows of compressed connections.", deflate_bytes);
     row("faults", "counter", "Bugs of the library that were contained.", sum(|of| &of.faults));
     if form == MetricsForm::OpenMetrics {
         text.push_str("# EOF\n");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::TlsOptions;
 use crate::tls::{Acceptor, Certificate, CertificateError, Certificates, ClientAuth};
@@ -19,7 +19,7 @@ pub fn acceptor(options: &TlsOptions, certificates: &Arc<Certificates>) -> Resul
         ));
     }
     for (cert, key) in certs.iter().zip(keys) {
-        let read = Certificate::from_pem(&file("tls.cert", cert)?, &file("tls.key", key)?, seconds_now());
+        let read = Certificate::from_pem(&file("tls.cert", cert)?, &file("tls.key", key)?, now());
         let certificate = read.map_err(|error| match error {
             CertificateError::Certificate(why) => format!("tls.cert = {}: {why}", cert.display()),
             CertificateError::Key(why) => format!("tls.key = {}: {why}", key.display()),
@@ -42,7 +42,7 @@ pub fn acceptor(options: &TlsOptions, certificates: &Arc<Certificates>) -> Resul
 
 /// For what is set while the server runs.
 pub fn certificate(certificate: &[u8], key: &[u8]) -> Result<Certificate, CertificateError> {
-    Certificate::from_pem(certificate, key, seconds_now())
+    Certificate::from_pem(certificate, key, now())
 }
 
 fn file(option: &str, path: &Path) -> Result<Vec<u8>, String> {
@@ -53,6 +53,6 @@ fn files(count: usize) -> String {
     format!("{count} {}", if count == 1 { "file" } else { "files" })
 }
 
-fn seconds_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64)
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -2,6 +2,7 @@
 #ifndef ABI_EVERY_CALL_H
 #define ABI_EVERY_CALL_H
 
+#include "certificate.h"
 #include "check.h"
 
 #define TAKES_SERVER 0x1u
@@ -225,6 +226,7 @@ MAKES(fdx_server_start, fdx_server_start(server, NULL))
 MAKES(fdx_server_wait, fdx_server_wait(server, 0))
 MAKES(fdx_server_set, fdx_server_set(server, "max.message", "1m", NULL))
 MAKES(fdx_listen, listen_for_a_moment(server))
+MAKES(fdx_set_certificate, fdx_set_certificate(server, "a.example", CERTIFICATE, FDX_NTS, CERTIFICATE_KEY, FDX_NTS, NULL))
 MAKES(fdx_unlisten, fdx_unlisten(server, UINT32_MAX))
 MAKES(fdx_listener_fd, listener_fd(server))
 MAKES(fdx_listener_port, listener_port(server))
@@ -278,6 +280,7 @@ static const call every_call[] = {
     EVERY_CALL(fdx_server_wait, TAKES_SERVER),
     EVERY_CALL(fdx_server_set, TAKES_SERVER),
     EVERY_CALL(fdx_listen, TAKES_SERVER),
+    EVERY_CALL(fdx_set_certificate, TAKES_SERVER),
     EVERY_CALL(fdx_unlisten, TAKES_SERVER),
     EVERY_CALL(fdx_listener_fd, TAKES_SERVER),
     EVERY_CALL(fdx_listener_port, TAKES_SERVER),

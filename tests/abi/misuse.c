@@ -115,6 +115,17 @@ static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_no
     NULL_FOR(fdx_listen, out_id, FDX_OK, fdx_listen(h->server, "127.0.0.1:0", NULL, &port, &error));
     NULL_FOR(fdx_listen, out_port, FDX_OK, fdx_listen(h->server, "127.0.0.1:0", &id, NULL, &error));
     NULL_FOR(fdx_listen, error, FDX_E_CONFIG, fdx_listen(h->server, "nowhere", &id, &port, NULL));
+    NULL_FOR(fdx_set_certificate, server, FDX_E_INVALID_ARG,
+             fdx_set_certificate(NULL, NULL, "x", 1, "x", 1, &error));
+    /* NULL is every name; what is no certificate is refused for what it is. */
+    NULL_FOR(fdx_set_certificate, sni, FDX_E_TLS,
+             fdx_set_certificate(h->server, NULL, "x", 1, "x", 1, &error));
+    NULL_FOR(fdx_set_certificate, cert, FDX_E_INVALID_ARG,
+             fdx_set_certificate(h->server, NULL, NULL, 1, "x", 1, &error));
+    NULL_FOR(fdx_set_certificate, key, FDX_E_INVALID_ARG,
+             fdx_set_certificate(h->server, NULL, "x", 1, NULL, 1, &error));
+    NULL_FOR(fdx_set_certificate, error, FDX_E_TLS,
+             fdx_set_certificate(h->server, NULL, "x", 1, "x", 1, NULL));
     NULL_FOR(fdx_unlisten, server, FDX_E_INVALID_ARG, fdx_unlisten(NULL, 0));
     NULL_FOR(fdx_listener_fd, server, FDX_E_INVALID_ARG, fdx_listener_fd(NULL, 0, &fd));
     NULL_FOR(fdx_listener_fd, out_fd, FDX_E_INVALID_ARG, fdx_listener_fd(h->server, 0, NULL));

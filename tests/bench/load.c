@@ -1,42 +1,33 @@
 /* The load generator: echo clients of RFC 6455 in one thread, each keeping a number of messages in flight.
  *
  *     load --port P --connections N --size BYTES --inflight K --seconds S
- *          [--text] [--warm-up S] [--server-pid PID]
+ *          [--text] [--tls] [--deflate] [--warm-up S] [--server-pid PID]
  *
  * The loop is closed: a reply makes room for the next message. Every message carries its connection's number and
- * its own, is masked with a mask of its own, and every byte that comes back is compared. After the warm-up a window of
+ * its own, is masked with a mask of its own, and every byte that comes back is compared. With `--deflate` messages are
+ * compressed JSON (deflate.h), and some of the answers are inflated and compared. After the warm-up a window of
  * `--seconds` is measured; the server's CPU clock is read at both ends of it. One JSON object goes to stdout.
  * Exits 1 if anything came back wrong or not at all. */
 #define _GNU_SOURCE
-#include "websocket.h"
+#include "client.h"
+#include "deflate.h"
 
-#include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdarg.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 enum {
     RECEIVE_BYTES = 256 * 1024,
     EVENTS_PER_WAIT_MAX = 1024,
     STAMP_BYTES = 8,                /* printable, at the front of each payload */
-    SILENCE_MS_MAX = 5000,          /* a server that says nothing for so long has lost our messages */
-    ERRORS_SHOWN_MAX = 5
+    ERRORS_SHOWN_MAX = 5,
+    INFLATED_OF = 16                /* one answer of so many is inflated: the load must cost less than the server */
 };
 
 struct connection {
-    int fd;
+    struct stream stream;           /* `fd` -1: failed */
     uint32_t index;
     uint32_t sent, received;        /* messages */
     uint64_t *sent_at_ns;           /* of the messages in flight: a ring of `inflight` */
@@ -47,7 +38,10 @@ struct connection {
     uint8_t head[WS_SERVER_HEAD_BYTES_MAX];     /* of the frame that is arriving */
     size_t head_bytes;
     uint64_t payload_left_bytes;
-    size_t message_bytes;           /* of the message that is arriving, over its fragments */
+    size_t message_bytes;           /* of the message that is arriving, over its fragments, compressed or not */
+    uint8_t first_byte;             /* of its first frame */
+    uint8_t *compressed;            /* the message itself, if it is to be inflated; NULL without --deflate */
+    bool with_context;              /* what we send is compressed with what went before */
     uint8_t control[WS_CONTROL_PAYLOAD_BYTES_MAX];
     size_t control_bytes;
 };
@@ -57,7 +51,7 @@ static struct {
     uint32_t connections, inflight;
     size_t size;
     double seconds, warm_up_seconds;
-    bool text;
+    bool text, tls, deflate;
     pid_t server_pid;
 } options = {.connections = 1, .inflight = 1, .size = 20, .seconds = 1.0, .warm_up_seconds = 0.2};
 
@@ -67,13 +61,12 @@ static uint8_t *pattern;            /* the payload of every message but for the 
 static size_t outgoing_bytes_max;
 static bool sending = true;         /* until the window ends */
 static bool measuring;
-static uint64_t messages, errors;   /* of the window; of the whole run */
+static struct durations round_trips; /* of the window */
+static uint64_t answers_bytes;      /* of the window: payloads as they came, compressed or not */
+static uint64_t errors;             /* of the whole run */
 static uint32_t open_connections;
 static uint64_t inflight_total;
-
-/* Round trips by duration: 64 linear steps for each power of two, so a step is at most 1.6 %. */
-enum { STEPS_LOG2 = 6, STEPS = 1 << STEPS_LOG2, BUCKETS = (64 - STEPS_LOG2 + 1) * STEPS };
-static uint64_t round_trips[BUCKETS];
+static char negotiated[256];        /* by the first connection: TLS and extensions */
 
 static void read_options(int argc, char **argv);
 static void prepare(void);
@@ -82,10 +75,7 @@ static void serve(struct connection *conn, bool readable);
 static void fill(struct connection *conn, uint64_t now);
 static void flush(struct connection *conn);
 static void fail(struct connection *conn, const char *reason, ...);
-static uint64_t now_ns(void);
-static void report(double seconds, const uint64_t cpu_ns[2], const double times[2][2]);
-static uint64_t server_cpu_ns(void);
-static void server_times(double user_and_system_seconds[2]);
+static void report(double seconds, const struct cpus *before, const struct cpus *after);
 
 int main(int argc, char **argv)
 {
@@ -94,9 +84,9 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; i < options.connections; i++)
         open_connection(&connections[i], i);
 
-    uint64_t now = now_ns(), cpu_ns[2] = {0, 0}, began = 0, ended = 0;
+    uint64_t now = now_ns(), began = 0, ended = 0;
     uint64_t window_opens = now + (uint64_t)(options.warm_up_seconds * 1e9), window_closes = UINT64_MAX;
-    double times[2][2] = {{0, 0}, {0, 0}};
+    struct cpus before = cpus_now(options.server_pid), after = before;
     for (uint32_t i = 0; i < options.connections; i++) {
         fill(&connections[i], now_ns());
         flush(&connections[i]);
@@ -114,15 +104,13 @@ int main(int argc, char **argv)
         now = now_ns();
         if (!measuring && now >= window_opens && window_closes == UINT64_MAX) {
             measuring = true;
-            server_times(times[0]);
-            cpu_ns[0] = server_cpu_ns();
+            before = cpus_now(options.server_pid);
             began = now_ns();
             window_closes = began + (uint64_t)(options.seconds * 1e9);
         } else if (measuring && now >= window_closes) {
             measuring = sending = false;
             ended = now_ns();
-            cpu_ns[1] = server_cpu_ns();
-            server_times(times[1]);
+            after = cpus_now(options.server_pid);
         }
         for (int i = 0; i < count; i++)
             serve(events[i].data.ptr, (events[i].events & ~(uint32_t)EPOLLOUT) != 0);
@@ -133,15 +121,15 @@ int main(int argc, char **argv)
         ended = now_ns();
         began = began ? began : ended;
     }
-    report((double)(ended - began) / 1e9, cpu_ns, (const double (*)[2])times);
+    report((double)(ended - began) / 1e9, &before, &after);
     return errors > 0;
 }
 
 static void send_what_is_due(struct connection *conn)
 {
-    if (conn->fd >= 0 && sending)
+    if (conn->stream.fd >= 0 && sending)
         fill(conn, now_ns());
-    if (conn->fd >= 0)
+    if (conn->stream.fd >= 0)
         flush(conn);
 }
 
@@ -150,15 +138,16 @@ static void take(struct connection *conn, const uint8_t *bytes, size_t len, uint
 static void serve(struct connection *conn, bool readable)
 {
     static uint8_t received[RECEIVE_BYTES];
-    while (conn->fd >= 0 && readable) {
-        ssize_t count = recv(conn->fd, received, sizeof received, 0);
+    while (conn->stream.fd >= 0 && readable) {
+        ssize_t count = stream_receive(&conn->stream, received, sizeof received);
         if (count == 0 || (count < 0 && errno != EAGAIN)) {
             fail(conn, count == 0 ? "closed by the server" : strerror(errno));
             return;
         }
         if (count < 0)
             break;
-        readable = (size_t)count == sizeof received;
+        /* TLS gives a record at a time, and may hold another one. */
+        readable = options.tls || (size_t)count == sizeof received;
         take(conn, received, (size_t)count, now_ns());
     }
     send_what_is_due(conn);
@@ -170,7 +159,7 @@ static void end_frame(struct connection *conn, uint64_t now);
 /* The stream is compared as it comes, wherever it was cut; nothing is put together first. */
 static void take(struct connection *conn, const uint8_t *bytes, size_t len, uint64_t now)
 {
-    while (len > 0 && conn->fd >= 0) {
+    while (len > 0 && conn->stream.fd >= 0) {
         if (conn->head_bytes == 0 || ws_read_head(conn->head, conn->head_bytes, &(uint64_t){0}) == 0) {
             conn->head[conn->head_bytes++] = *bytes++;
             len--;
@@ -186,7 +175,7 @@ static void take(struct connection *conn, const uint8_t *bytes, size_t len, uint
         bytes += taken;
         len -= taken;
         conn->payload_left_bytes -= taken;
-        if (conn->payload_left_bytes == 0 && conn->fd >= 0)
+        if (conn->payload_left_bytes == 0 && conn->stream.fd >= 0)
             end_frame(conn, now);
     }
 }
@@ -199,6 +188,12 @@ static void stamp(uint8_t to[STAMP_BYTES], uint32_t index, uint32_t number)
         to[i] = (uint8_t)('0' + (bits >> 6 * i & 63));
 }
 
+/* The first answers of a connection and some of the rest; others on each connection. */
+static bool is_to_be_inflated(const struct connection *conn)
+{
+    return conn->received < 2 || conn->received % INFLATED_OF == conn->index % INFLATED_OF;
+}
+
 static void take_payload(struct connection *conn, const uint8_t *bytes, size_t len)
 {
     if (conn->head[0] & 0x08) {
@@ -208,6 +203,16 @@ static void take_payload(struct connection *conn, const uint8_t *bytes, size_t l
         }
         memcpy(conn->control + conn->control_bytes, bytes, len);
         conn->control_bytes += len;
+        return;
+    }
+    if (options.deflate) {
+        if (conn->message_bytes + len > rotation.compressed_bytes_max - DEFLATE_TAIL_BYTES) {
+            fail(conn, "message %u is longer than it can be", conn->received);
+            return;
+        }
+        if (is_to_be_inflated(conn))
+            memcpy(conn->compressed + conn->message_bytes, bytes, len);
+        conn->message_bytes += len;
         return;
     }
     uint8_t expected_stamp[STAMP_BYTES];
@@ -226,11 +231,24 @@ static void take_payload(struct connection *conn, const uint8_t *bytes, size_t l
     conn->message_bytes += len;
 }
 
+/* Is the message that has arrived whole the compressed text we wait for? */
+static bool came_back(struct connection *conn)
+{
+    if ((conn->first_byte & ~(uint8_t)WS_FIN) != (WS_COMPRESSED | WS_TEXT))
+        fail(conn, "message %u is not a compressed text: its first byte is %02x", conn->received, conn->first_byte);
+    else if (is_to_be_inflated(conn)
+             && !deflate_matches(conn->index, conn->received, conn->compressed, conn->message_bytes))
+        fail(conn, "message %u came back changed", conn->received);
+    return conn->stream.fd >= 0;
+}
+
 static void end_frame(struct connection *conn, uint64_t now)
 {
     uint8_t opcode = conn->head[0] & WS_OPCODE;
     bool is_final = (conn->head[0] & WS_FIN) != 0;
     conn->head_bytes = 0;
+    if (opcode == WS_TEXT || opcode == WS_BINARY)
+        conn->first_byte = conn->head[0];
     if (opcode == WS_PING) {
         uint8_t *frame = conn->outgoing + conn->outgoing_to, mask[4] = {0};
         if (conn->outgoing_to + 6 + conn->control_bytes <= outgoing_bytes_max) {
@@ -246,15 +264,15 @@ static void end_frame(struct connection *conn, uint64_t now)
     if (opcode & 0x08 || !is_final)
         return;
 
-    if (conn->message_bytes != options.size || conn->received == conn->sent) {
+    if (conn->received == conn->sent || (!options.deflate && conn->message_bytes != options.size)) {
         fail(conn, "message %u has %zu bytes, or was never sent", conn->received, conn->message_bytes);
         return;
     }
+    if (options.deflate && !came_back(conn))
+        return;
     if (measuring) {
-        uint64_t took = now - conn->sent_at_ns[conn->received % options.inflight];
-        int shift = took < STEPS ? 0 : 63 - __builtin_clzll(took) - STEPS_LOG2;
-        round_trips[(size_t)(shift ? shift : 0) * STEPS + (took >> shift)]++;
-        messages++;
+        durations_add(&round_trips, now - conn->sent_at_ns[conn->received % options.inflight]);
+        answers_bytes += conn->message_bytes;
     }
     conn->message_bytes = 0;
     conn->received++;
@@ -273,6 +291,34 @@ static uint32_t random_mask(void)
     return (uint32_t)(state * 0x2545F4914F6CDD1D >> 32);
 }
 
+/* Writes the connection's next message as a frame; gives back its length. */
+static size_t write_stamped(uint8_t *frame, const struct connection *conn)
+{
+    size_t stamp_bytes = options.size < STAMP_BYTES ? options.size : STAMP_BYTES;
+    uint8_t stamped[STAMP_BYTES];
+    uint32_t mask_bits = random_mask();
+    const uint8_t *mask = (const uint8_t *)&mask_bits;
+    size_t head_bytes = ws_write_head(frame, WS_FIN | (options.text ? WS_TEXT : WS_BINARY), options.size, WS_MASKED);
+
+    frame += head_bytes;
+    memcpy(frame, mask, 4);
+    stamp(stamped, conn->index, conn->sent);
+    ws_mask(frame + 4, stamped, stamp_bytes, mask);
+    ws_mask(frame + 4 + stamp_bytes, pattern + stamp_bytes, options.size - stamp_bytes, mask);
+    return head_bytes + 4 + options.size;
+}
+
+static size_t write_compressed(uint8_t *frame, const struct connection *conn)
+{
+    const struct compressed *message = deflate_message(conn->index, conn->sent, conn->with_context);
+    uint32_t mask_bits = random_mask();
+    size_t head_bytes = ws_write_head(frame, WS_FIN | WS_COMPRESSED | WS_TEXT, message->len, WS_MASKED);
+
+    memcpy(frame + head_bytes, &mask_bits, 4);
+    ws_mask(frame + head_bytes + 4, message->bytes, message->len, (const uint8_t *)&mask_bits);
+    return head_bytes + 4 + message->len;
+}
+
 /* Puts as many messages into `outgoing` as may be in flight. */
 static void fill(struct connection *conn, uint64_t now)
 {
@@ -284,18 +330,8 @@ static void fill(struct connection *conn, uint64_t now)
         conn->outgoing_from = 0;
     }
     while (conn->sent - conn->received < options.inflight) {
-        size_t stamp_bytes = options.size < STAMP_BYTES ? options.size : STAMP_BYTES;
-        uint8_t *frame = conn->outgoing + conn->outgoing_to, *head = frame, stamped[STAMP_BYTES];
-        uint32_t mask_bits = random_mask();
-        const uint8_t *mask = (const uint8_t *)&mask_bits;
-
-        frame += ws_write_head(frame, WS_FIN | (options.text ? WS_TEXT : WS_BINARY), options.size, WS_MASKED);
-        memcpy(frame, mask, 4);
-        frame += 4;
-        stamp(stamped, conn->index, conn->sent);
-        ws_mask(frame, stamped, stamp_bytes, mask);
-        ws_mask(frame + stamp_bytes, pattern + stamp_bytes, options.size - stamp_bytes, mask);
-        conn->outgoing_to += (size_t)(frame - head) + options.size;
+        uint8_t *frame = conn->outgoing + conn->outgoing_to;
+        conn->outgoing_to += options.deflate ? write_compressed(frame, conn) : write_stamped(frame, conn);
 
         conn->sent_at_ns[conn->sent % options.inflight] = now;
         conn->sent++;
@@ -306,8 +342,8 @@ static void fill(struct connection *conn, uint64_t now)
 static void flush(struct connection *conn)
 {
     while (conn->outgoing_from < conn->outgoing_to) {
-        ssize_t count = send(conn->fd, conn->outgoing + conn->outgoing_from, conn->outgoing_to - conn->outgoing_from,
-                             MSG_NOSIGNAL);
+        ssize_t count = stream_send(&conn->stream, conn->outgoing + conn->outgoing_from,
+                                    conn->outgoing_to - conn->outgoing_from);
         if (count < 0 && errno == EAGAIN)
             return;
         if (count < 0) {
@@ -322,7 +358,7 @@ static void flush(struct connection *conn)
 static void fail(struct connection *conn, const char *reason, ...)
 {
     static int shown;
-    if (conn->fd < 0)
+    if (conn->stream.fd < 0)
         return;
     if (shown++ < ERRORS_SHOWN_MAX) {
         va_list arguments;
@@ -336,15 +372,8 @@ static void fail(struct connection *conn, const char *reason, ...)
     errors += lost > 0 ? lost : 1;
     inflight_total -= lost;
     conn->received = conn->sent;
-    close(conn->fd);
-    conn->fd = -1;
+    stream_close(&conn->stream);
     open_connections--;
-}
-
-static void die(const char *what)
-{
-    fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
-    exit(1);
 }
 
 static void prepare(void)
@@ -361,139 +390,83 @@ static void prepare(void)
         die("no memory");
     for (size_t i = 0; i < options.size + STAMP_BYTES; i++)
         pattern[i] = (uint8_t)(options.text ? ' ' + i % 95 : i * 167 + i / 251);
-    outgoing_bytes_max = options.inflight * (WS_CLIENT_HEAD_BYTES_MAX + options.size)
+    if (options.tls)
+        tls_prepare();
+    size_t payload_bytes_max = options.size;
+    if (options.deflate) {
+        deflate_prepare(options.size);
+        payload_bytes_max = rotation.compressed_bytes_max;
+    }
+    outgoing_bytes_max = options.inflight * (WS_CLIENT_HEAD_BYTES_MAX + payload_bytes_max)
                        + WS_CLIENT_HEAD_BYTES_MAX + WS_CONTROL_PAYLOAD_BYTES_MAX;
+}
+
+/* What the answer says of permessage-deflate, or NULL. Chromium offers the same as we do. */
+static const char *deflate_answer(const char *answer)
+{
+    static const char name[] = "\r\nSec-WebSocket-Extensions:";
+    static char extensions[200];
+    const char *header = strcasestr(answer, name);
+    if (header == NULL)
+        return NULL;
+    header += strlen(name);
+    header += strspn(header, " ");
+    snprintf(extensions, sizeof extensions, "%.*s", (int)strcspn(header, "\r"), header);
+    return strncmp(extensions, "permessage-deflate", 18) == 0 ? extensions : NULL;
 }
 
 /* Connects and upgrades, waiting for the server; from then on the socket is non-blocking. */
 static void open_connection(struct connection *conn, uint32_t index)
 {
-    uint8_t random[16];
-    char key[WS_KEY_BYTES], accept[WS_ACCEPT_BYTES], request[256], answer[4096];
-    if (getrandom(random, sizeof random, 0) != sizeof random)
-        die("getrandom");
-    ws_base64(key, random, sizeof random);
-    ws_accept_key(accept, key);
-
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(options.port)};
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&at, sizeof at) < 0)
-        die("connect");
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){SILENCE_MS_MAX / 1000, 0}, sizeof(struct timeval));
-
-    int request_bytes = snprintf(request, sizeof request,
-        "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %.*s\r\n\r\n", options.port, WS_KEY_BYTES, key);
-    if (send(fd, request, (size_t)request_bytes, MSG_NOSIGNAL) != request_bytes)
-        die("sending the request");
-    size_t answer_bytes = 0;
-    do {
-        ssize_t count = recv(fd, answer + answer_bytes, sizeof answer - 1 - answer_bytes, 0);
-        if (count <= 0)
-            die("waiting for the answer to the handshake");
-        answer_bytes += (size_t)count;
-        answer[answer_bytes] = '\0';
-    } while (strstr(answer, "\r\n\r\n") == NULL);
-    char accept_line[WS_ACCEPT_BYTES + 5];
-    snprintf(accept_line, sizeof accept_line, " %.*s\r\n", WS_ACCEPT_BYTES, accept);
-    if (strncmp(answer, "HTTP/1.1 101", 12) != 0 || strstr(answer, accept_line) == NULL) {
-        fprintf(stderr, "load: the handshake was answered with:\n%s", answer);
-        exit(1);
+    char answer[ANSWER_BYTES_MAX];
+    *conn = (struct connection){.stream = stream_open(options.port, options.tls, NULL), .index = index};
+    stream_upgrade(&conn->stream, options.port, options.deflate
+        ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" : "", answer);
+    const char *extensions = deflate_answer(answer);
+    if (options.deflate) {
+        const char *window = extensions ? strstr(extensions, "client_max_window_bits") : NULL;
+        if (extensions == NULL || (window != NULL && strstr(window, "=15") == NULL)) {
+            fprintf(stderr, "load: want permessage-deflate with a window of 15 bits, the answer was:\n%s", answer);
+            exit(1);
+        }
+        conn->with_context = strstr(extensions, "client_no_context_takeover") == NULL;
+        if ((conn->compressed = malloc(rotation.compressed_bytes_max)) == NULL)
+            die("no memory");
     }
+    if (index == 0)
+        snprintf(negotiated, sizeof negotiated, "%s%s%s%s%s", options.tls ? tls_version(conn->stream.tls) : "",
+                 options.tls ? " " : "", options.tls ? tls_cipher(conn->stream.tls) : "",
+                 options.tls && extensions ? ", " : "", extensions ? extensions : "");
 
-    *conn = (struct connection){.fd = fd, .index = index};
     conn->outgoing = malloc(outgoing_bytes_max);
     conn->sent_at_ns = malloc(options.inflight * sizeof *conn->sent_at_ns);
     struct epoll_event interest = {EPOLLIN | EPOLLOUT | EPOLLET, {.ptr = conn}};
-    if (conn->outgoing == NULL || conn->sent_at_ns == NULL || fcntl(fd, F_SETFL, O_NONBLOCK) < 0
-        || epoll_ctl(poller, EPOLL_CTL_ADD, fd, &interest) < 0)
+    if (conn->outgoing == NULL || conn->sent_at_ns == NULL || fcntl(conn->stream.fd, F_SETFL, O_NONBLOCK) < 0
+        || epoll_ctl(poller, EPOLL_CTL_ADD, conn->stream.fd, &interest) < 0)
         die("setting up a connection");
+    if (options.tls)
+        tls_set_nonblocking(conn->stream.tls);
     open_connections++;
 }
 
-static uint64_t now_ns(void)
+static void report(double seconds, const struct cpus *before, const struct cpus *after)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-/* What the server's threads, ended ones too, have run. Unlike /proc/PID/schedstat it counts up to this very moment. */
-static uint64_t server_cpu_ns(void)
-{
-    clockid_t clock;
-    struct timespec time;
-    if (options.server_pid == 0)
-        return 0;
-    if (clock_getcpuclockid(options.server_pid, &clock) != 0 || clock_gettime(clock, &time) != 0)
-        die("reading the server's CPU clock");
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
-/* The same time as the kernel divides it; coarser, it counts in ticks. */
-static void server_times(double user_and_system_seconds[2])
-{
-    char path[64], line[1024];
-    unsigned long user_ticks, system_ticks;
-    if (options.server_pid == 0)
-        return;
-    snprintf(path, sizeof path, "/proc/%d/stat", options.server_pid);
-    FILE *file = fopen(path, "r");
-    if (file == NULL || fgets(line, sizeof line, file) == NULL || strrchr(line, ')') == NULL
-        || sscanf(strrchr(line, ')') + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
-                  &user_ticks, &system_ticks) != 2)
-        die(path);
-    fclose(file);
-    user_and_system_seconds[0] = (double)user_ticks / (double)sysconf(_SC_CLK_TCK);
-    user_and_system_seconds[1] = (double)system_ticks / (double)sysconf(_SC_CLK_TCK);
-}
-
-static double round_trip_us(double quantile)
-{
-    uint64_t wanted = (uint64_t)((double)messages * quantile), seen = 0;
-    for (size_t i = 0; i < BUCKETS; i++) {
-        seen += round_trips[i];
-        if (seen > wanted) {
-            size_t shift = i < 2 * STEPS ? 0 : i / STEPS - 1;
-            return (double)((i - shift * STEPS) << shift) / 1e3;
-        }
-    }
-    return 0;
-}
-
-static void report(double seconds, const uint64_t cpu_ns[2], const double times[2][2])
-{
-    double per_message = messages > 0 ? 1e6 / (double)messages : 0;
-    printf("{\"connections\": %u, \"size\": %zu, \"inflight\": %u, \"text\": %s, ",
-           options.connections, options.size, options.inflight, options.text ? "true" : "false");
-    printf("\"messages\": %llu, \"errors\": %llu, \"seconds\": %.6f, \"messages_per_second\": %.1f, ",
+    uint64_t messages = round_trips.count;
+    printf("{\"connections\": %u, \"size\": %zu, \"inflight\": %u, \"text\": %s, \"negotiated\": \"%s\", ",
+           options.connections, options.size, options.inflight, options.text ? "true" : "false", negotiated);
+    printf("\"messages\": %llu, \"errors\": %llu, \"seconds\": %.6f, \"per_second\": %.1f, ",
            (unsigned long long)messages, (unsigned long long)errors, seconds,
            seconds > 0 ? (double)messages / seconds : 0);
-    printf("\"p50_us\": %.1f, \"p99_us\": %.1f, \"p99_9_us\": %.1f",
-           round_trip_us(0.5), round_trip_us(0.99), round_trip_us(0.999));
-    if (options.server_pid != 0)
-        printf(", \"server_cpu_us\": %.4f, \"server_user_us\": %.4f, \"server_system_us\": %.4f",
-               (double)(cpu_ns[1] - cpu_ns[0]) / 1e9 * per_message,
-               (times[1][0] - times[0][0]) * per_message, (times[1][1] - times[0][1]) * per_message);
+    printf("\"answer_bytes\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"p99_9_us\": %.1f, ",
+           messages > 0 ? (double)answers_bytes / (double)messages : 0, durations_us(&round_trips, 0.5),
+           durations_us(&round_trips, 0.99), durations_us(&round_trips, 0.999));
+    print_cpus(before, after, messages);
     printf("}\n");
-}
-
-static double number(const char *text, double min, double max)
-{
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end != '\0' || value < min || value > max) {
-        fprintf(stderr, "load: %s: want a number from %g to %g\n", text, min, max);
-        exit(1);
-    }
-    return value;
 }
 
 static void read_options(int argc, char **argv)
 {
-    enum { PORT = 1, CONNECTIONS, SIZE, INFLIGHT, SECONDS, WARM_UP, TEXT, SERVER_PID };
+    enum { PORT = 1, CONNECTIONS, SIZE, INFLIGHT, SECONDS, WARM_UP, TEXT, TLS, DEFLATE, SERVER_PID };
     static const struct option names[] = {
         {"port", required_argument, NULL, PORT},
         {"connections", required_argument, NULL, CONNECTIONS},
@@ -502,6 +475,8 @@ static void read_options(int argc, char **argv)
         {"seconds", required_argument, NULL, SECONDS},
         {"warm-up", required_argument, NULL, WARM_UP},
         {"text", no_argument, NULL, TEXT},
+        {"tls", no_argument, NULL, TLS},
+        {"deflate", no_argument, NULL, DEFLATE},
         {"server-pid", required_argument, NULL, SERVER_PID},
         {NULL, 0, NULL, 0}
     };
@@ -515,13 +490,15 @@ static void read_options(int argc, char **argv)
         case SECONDS: options.seconds = number(optarg, 0.01, 3600); break;
         case WARM_UP: options.warm_up_seconds = number(optarg, 0, 3600); break;
         case TEXT: options.text = true; break;
+        case TLS: options.tls = true; break;
+        case DEFLATE: options.deflate = true; break;
         case SERVER_PID: options.server_pid = (pid_t)number(optarg, 1, 1 << 30); break;
         default: exit(1);
         }
     }
     if (options.port == 0 || optind != argc) {
         fprintf(stderr, "usage: load --port P [--connections N] [--size BYTES] [--inflight K] [--seconds S]\n"
-                        "            [--warm-up S] [--text] [--server-pid PID]\n");
+                        "            [--warm-up S] [--text] [--tls] [--deflate] [--server-pid PID]\n");
         exit(1);
     }
 }

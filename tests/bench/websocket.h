@@ -17,7 +17,7 @@ enum {
     WS_CONTROL_PAYLOAD_BYTES_MAX = 125,
 
     WS_TEXT = 0x1, WS_BINARY = 0x2, WS_CLOSE = 0x8, WS_PING = 0x9, WS_PONG = 0xA,
-    WS_FIN = 0x80, WS_OPCODE = 0x0F, WS_MASKED = 0x80
+    WS_FIN = 0x80, WS_COMPRESSED = 0x40, WS_OPCODE = 0x0F, WS_MASKED = 0x80
 };
 
 typedef uint64_t ws_words __attribute__((vector_size(64)));     /* spread over whatever registers there are */

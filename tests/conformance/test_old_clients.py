@@ -7,25 +7,7 @@ import pytest
 from websockets.sync.client import connect
 
 from support.places import CLIENTS, NODE_MODULES, PYTHON27
-
-TEXTS = [
-    "Hello",
-    "Grüße aus Köln, ça va? Ķīlis",
-    "Ελληνικά: ἐν ἀρχῇ ἦν ὁ λόγος",
-    "Привет, мир",
-    "שלום עולם",
-    "مرحبا بالعالم",
-    "नमस्ते दुनिया",
-    "สวัสดีชาวโลก",
-    "你好，世界",
-    "こんにちは世界",
-    "안녕하세요",
-    "👋🏽 👩🏾‍🚀 𝄞 𐍈 🏴󠁧󠁢󠁷󠁬󠁳󠁿",
-    "the first and last of each length: \x7f \x80 \u07ff \u0800 \uffff \U00010000 \U0010ffff",
-    "a zero\0inside",
-    "",
-    "a long one: " + "ä€😀" * 10_000,
-]
+from support.texts import TEXTS
 
 
 def test_perl_protocol_websocket_speaks_hixie_75(echo):

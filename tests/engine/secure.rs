@@ -26,7 +26,7 @@ static OURS: Lazy<Ours> = Lazy::new(|| {
     let parameters = rcgen::CertificateParams::new(["localhost".to_string()]).expect("a good name");
     let made = parameters.self_signed(&key).expect("a good certificate");
     let (certificate, key) = (made.pem(), key.serialize_pem());
-    let now = 1_750_000_000;
+    let now = Duration::from_secs(1_750_000_000);
     let certificate = Certificate::from_pem(certificate.as_bytes(), key.as_bytes(), now);
     let certificates = Arc::new(Certificates::default());
     certificates.add(&certificate.expect("a good certificate"));

@@ -15,6 +15,7 @@ use fullduplex::engine::event::EventKind;
 use fullduplex::engine::turn::{EventView, Turn};
 use fullduplex::id::ConnId;
 use fullduplex::protocol::Dialect;
+use fullduplex::protocol::deflate::Wish;
 
 use crate::peer::{self, DIALECTS, Heard, said};
 use crate::scene::{self, Client, Scene, Setup, Told, seconds};
@@ -162,9 +163,15 @@ fn what_other_threads_send_survives_every_bad_answer() {
         scene.settles();
         for conn in opened(scene) {
             let kind = fullduplex::protocol::Kind::Text;
-            scene.post(Command::Send { conn, kind, payload: b"from afar".to_vec(), last: true });
+            scene.post(Command::Send {
+                conn,
+                kind,
+                payload: b"from afar".to_vec(),
+                last: true,
+                wish: Wish::Auto,
+            });
             scene.post(scene::ping(conn, b"?"));
-            scene.post(Command::Send { conn, kind, payload: vec![b'x'; 5000], last: true });
+            scene.post(Command::Send { conn, kind, payload: vec![b'x'; 5000], last: true, wish: Wish::Auto });
         }
         scene.settles();
         for conn in opened(scene) {

@@ -45,6 +45,10 @@ class Program:
     def url(self):
         return f"ws://127.0.0.1:{self.port}/"
 
+    @property
+    def secure_url(self):
+        return f"wss://localhost:{self.port}/"
+
     def start(self):
         if not (PROGRAMS / self.name).exists():
             pytest.fail(f"{PROGRAMS / self.name} is missing: run `make examples` first", pytrace=False)

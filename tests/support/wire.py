@@ -13,11 +13,13 @@ TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 
 
 class Wire:
-    """`write` is how bytes are written: at_once, or one_byte_at_a_time."""
+    """`write` is how bytes are written: at_once, or one_byte_at_a_time. `sock` is connected already."""
 
-    def __init__(self, port, write=None, host="127.0.0.1"):
-        self.socket = socket.create_connection((host, port), SILENCE_SECONDS)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, port, write=None, host="127.0.0.1", sock=None):
+        self.socket = sock or socket.create_connection((host, port), SILENCE_SECONDS)
+        self.socket.settimeout(SILENCE_SECONDS)
+        if self.socket.family != socket.AF_UNIX:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.write = write or at_once
         self.unread = b""
 

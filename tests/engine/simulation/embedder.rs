@@ -16,6 +16,7 @@ use fullduplex::engine::event::EventKind;
 use fullduplex::engine::table::{Life, Table, charge};
 use fullduplex::engine::turn::{EventView, Handler, Misuse, Turn};
 use fullduplex::id::ConnId;
+use fullduplex::protocol::deflate::Wish;
 use fullduplex::protocol::{Kind, WireForm};
 
 use super::{Census, Plan, nobody};
@@ -168,7 +169,7 @@ impl Shared {
             return None;
         }
         self.known(conn).sent_from_afar.push(payload.clone());
-        Some(Command::Send { conn, kind: Kind::Text, payload, last: true })
+        Some(Command::Send { conn, kind: Kind::Text, payload, last: true, wish: Wish::Auto })
     }
 
     /// Hixie has none; `Server::ping` refuses them.

@@ -8,6 +8,7 @@ use fullduplex::engine::Command;
 use fullduplex::engine::event::{ClosedBy, EventKind};
 use fullduplex::engine::table::charge;
 use fullduplex::engine::turn::{Misuse, Sent};
+use fullduplex::protocol::deflate::Wish;
 use fullduplex::protocol::{Dialect, Kind};
 
 use super::on_every_driver;
@@ -134,7 +135,7 @@ on_every_driver! {
         let conn = scene.id(client);
         let text = "x".repeat(10_000);
         for _ in 0..20 {
-            scene.post(Command::Send { conn, kind: Kind::Text, payload: text.clone().into_bytes(), last: true });
+            scene.post(Command::Send { conn, kind: Kind::Text, payload: text.clone().into_bytes(), last: true, wish: Wish::Auto });
         }
         let (entry, _) = scene.tables[0].find(conn).expect("it lives");
         assert_eq!(entry.get().queued_bytes(), 20 * charge(10_000), "what lies in the mailbox counts");

@@ -5,6 +5,7 @@ use fullduplex::engine::Command;
 use fullduplex::engine::event::ClosedBy;
 use fullduplex::engine::turn::Message;
 use fullduplex::id::ConnId;
+use fullduplex::protocol::deflate::Wish;
 use fullduplex::protocol::{Dialect, Kind};
 
 use super::on_every_driver;
@@ -47,12 +48,12 @@ on_every_driver! {
         let client = scene.open(Dialect::Rfc6455);
         let conn = scene.id(client);
         let message = std::sync::Arc::new(Message::new(Kind::Binary, &[1, 2, 3]).unwrap());
-        scene.post(Command::Send { conn, kind: Kind::Text, payload: b"one".to_vec(), last: true });
-        scene.post(Command::SendMessage { conn, message });
+        scene.post(Command::Send { conn, kind: Kind::Text, payload: b"one".to_vec(), last: true, wish: Wish::Auto });
+        scene.post(Command::SendMessage { conn, message, wish: Wish::Auto });
         scene.post(ping(conn, b"four"));
-        scene.post(Command::Send { conn, kind: Kind::Text, payload: vec![b'5'; 5000], last: true });
+        scene.post(Command::Send { conn, kind: Kind::Text, payload: vec![b'5'; 5000], last: true, wish: Wish::Auto });
         scene.post(normal_close(conn));
-        scene.post(Command::Send { conn, kind: Kind::Text, payload: b"too late".to_vec(), last: true });
+        scene.post(Command::Send { conn, kind: Kind::Text, payload: b"too late".to_vec(), last: true, wish: Wish::Auto });
         scene.hears(client, &[said("one"), Heard::Binary(vec![1, 2, 3]), Heard::Ping(b"four".to_vec())]);
         scene.hears(client, &[said(&"5".repeat(5000)), Heard::Close(1000, "done".to_string())]);
         scene.hears_nothing(client);
@@ -69,7 +70,7 @@ on_every_driver! {
         assert_eq!(scene.id(client).slot(), stale.slot(), "it lives in the same slot");
         let never = ConnId::new(0, stale.generation(), 1_000_000);
         for conn in [stale, never, ConnId::from_u64(0)] {
-            scene.post(Command::Send { conn, kind: Kind::Text, payload: b"who?".to_vec(), last: true });
+            scene.post(Command::Send { conn, kind: Kind::Text, payload: b"who?".to_vec(), last: true, wish: Wish::Auto });
             scene.post(Command::SetPaused { conn, paused: true });
             scene.post(ping(conn, b"who?"));
             scene.post(Command::Accept { conn, protocol: None, headers: String::new() });

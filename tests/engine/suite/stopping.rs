@@ -2,6 +2,7 @@
 
 use fullduplex::engine::Command;
 use fullduplex::engine::event::ClosedBy;
+use fullduplex::protocol::deflate::Wish;
 use fullduplex::protocol::{Dialect, Kind};
 
 use super::on_every_driver;
@@ -141,7 +142,7 @@ on_every_driver! {
         let client = scene.open(Dialect::Rfc6455);
         let (conn, kind) = (scene.id(client), Kind::Text);
         let text = "x".repeat(300_000);
-        scene.post(Command::Send { conn, kind, payload: text.clone().into_bytes(), last: true });
+        scene.post(Command::Send { conn, kind, payload: text.clone().into_bytes(), last: true, wish: Wish::Auto });
         scene.stop(seconds(0), seconds(30));
         scene.hears(client, &[said(&text), Heard::Close(1001, "bye".to_string())]);
     }

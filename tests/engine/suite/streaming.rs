@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fullduplex::engine::Command;
 use fullduplex::engine::event::{ClosedBy, EventKind};
 use fullduplex::engine::turn::{Message, Misuse, Sent};
+use fullduplex::protocol::deflate::Wish;
 use fullduplex::protocol::{Dialect, Kind};
 
 use super::on_every_driver;
@@ -114,7 +115,7 @@ on_every_driver! {
                 assert!(turn.send_fragment(conn, Kind::Text, b"half \xE2\x82", false).is_ok());
                 let binary = turn.send(conn, Kind::Binary, b"x");
                 assert!(matches!(binary, Err(Misuse::State(_))), "{binary:?}");
-                let message = turn.send_message(conn, &Message::new(Kind::Text, b"x").unwrap());
+                let message = turn.send_message(conn, &Message::new(Kind::Text, b"x").unwrap(), Wish::Auto);
                 assert!(matches!(message, Err(Misuse::State(_))), "{message:?}");
                 assert_eq!(turn.send(conn, Kind::Text, b"no continuation"), Err(Misuse::NotUtf8));
                 assert_eq!(turn.send(conn, Kind::Text, b""), Err(Misuse::NotUtf8), "a euro is missing");
@@ -154,9 +155,9 @@ on_every_driver! {
         let client = scene.open(Dialect::Rfc6455);
         let conn = scene.id(client);
         for (payload, last) in [(&b"from "[..], false), (b"afar", true)] {
-            scene.post(Command::Send { conn, kind: Kind::Text, payload: payload.to_vec(), last });
+            scene.post(Command::Send { conn, kind: Kind::Text, payload: payload.to_vec(), last, wish: Wish::Auto });
         }
-        scene.post(Command::SendMessage { conn, message: Arc::new(Message::new(Kind::Text, b"!").unwrap()) });
+        scene.post(Command::SendMessage { conn, message: Arc::new(Message::new(Kind::Text, b"!").unwrap()), wish: Wish::Auto });
         scene.hears(client, &[said("from afar"), said("!")]);
     }
 }

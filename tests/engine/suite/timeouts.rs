@@ -5,6 +5,7 @@ use std::time::Duration;
 use fullduplex::engine::Command;
 use fullduplex::engine::event::{ClosedBy, EventKind};
 use fullduplex::protocol::Dialect;
+use fullduplex::protocol::deflate::Wish;
 
 use super::on_every_driver;
 use crate::peer::{self, Heard, said};
@@ -168,7 +169,7 @@ on_every_driver! {
         for _ in 0..3 {
             scene.passes(seconds(20));
             let (conn, kind) = (scene.id(client), fullduplex::protocol::Kind::Text);
-            scene.post(Command::Send { conn, kind, payload: b"news".to_vec(), last: true });
+            scene.post(Command::Send { conn, kind, payload: b"news".to_vec(), last: true, wish: Wish::Auto });
             scene.hears(client, &[said("news")]);
         }
         scene.passes(seconds(30));

@@ -49,6 +49,7 @@ pub fn heard(dialect: Dialect, wire: &[u8], arrival: Arrival<'_>, limits: Limits
         rules: every_dialect(),
         limits,
         pool: BufferPool::default(),
+        inflation: Inflation::default(),
         scratch: Vec::new(),
         streams: false,
         begun: Vec::new(),
@@ -84,6 +85,7 @@ struct Hearing {
     rules: Rules,
     limits: Limits,
     pool: BufferPool,
+    inflation: Inflation,
     scratch: Vec<u8>,
     streams: bool,
     /// The pieces of a message that has not ended.
@@ -113,12 +115,13 @@ impl Hearing {
             message_bytes_max: self.limits.message_bytes_max,
             fragments_max: self.limits.fragments_max,
             pool: &mut self.pool,
+            inflation: &mut self.inflation,
         };
         let mut hear = |incoming: Incoming<'_>| match incoming {
             Incoming::Request { offer, .. } => asked = Some(offer.expect("a good request")),
             Incoming::Opened { .. } => {}
             Incoming::Fragment { kind, payload, fin } => {
-                begun.extend_from_slice(payload);
+                begun.extend_from_slice(payload.as_slice(&[]));
                 if fin {
                     heard.push(message_of(kind, begun));
                     begun.clear();
@@ -205,7 +208,13 @@ impl Hearing {
         let Listener::Protocol(protocol) = &mut self.listener else { return };
         let mut more = [peer::text("more"), peer::request(Dialect::Rfc6455, "/")].concat();
         let mut context =
-            Context { streams: false, message_bytes_max: 1000, fragments_max: 10, pool: &mut self.pool };
+            Context {
+                streams: false,
+                message_bytes_max: 1000,
+                fragments_max: 10,
+                pool: &mut self.pool,
+                inflation: &mut self.inflation,
+            };
         let flow = protocol.receive(&mut more, &self.rules, &mut context, &mut |late| {
             panic!("{late:?} after the end");
         });
@@ -223,7 +232,7 @@ fn check_words(violation: &Violation) {
 
 fn seen(incoming: &Incoming<'_>) -> Seen {
     match incoming {
-        Incoming::Message { kind, payload } => message_of(*kind, payload.as_slice()),
+        Incoming::Message { kind, payload } => message_of(*kind, payload.as_slice(&[])),
         Incoming::Ping(payload) => Seen::Ping(payload.as_slice().to_vec()),
         Incoming::Pong(payload) => Seen::Pong(payload.as_slice().to_vec()),
         Incoming::Close(frame) => Seen::Close(frame.code().0, text_of(frame.reason())),
@@ -249,5 +258,6 @@ pub fn every_dialect() -> Rules {
         protocols: Vec::new(),
         origins: Origins::Any,
         head_bytes_max: 16 * 1024,
+        deflate: DeflateRules::OFF,
     }
 }

@@ -161,7 +161,7 @@ impl Scene {
                 let words = script.text();
                 let message = Arc::new(Message::new(Kind::Text, words.as_bytes()).expect("a text"));
                 for &conn in &shared.ids {
-                    let _ = server.send_message(conn, &message);
+                    let _ = server.send_message(conn, &message, Wish::Auto);
                 }
             }
             b'S' | b'B' | b'F' | b'P' | b'C' | b'A' | b'Z' | b'R' | b'D' | b'Y' | b'N' | b'H' => {

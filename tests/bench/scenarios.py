@@ -1,0 +1,56 @@
+"""What is measured: the modes that a server is started in, and the loads it is given in each."""
+from typing import NamedTuple
+
+PLAIN, TLS, SHARED, DEDICATED = "plain", "tls", "shared", "dedicated"
+MODES = [PLAIN, TLS, SHARED, DEDICATED]
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+class Scenario(NamedTuple):
+    name: str
+    title: str
+    mode: str
+    load: list  # the load generator and its options
+    ratio_min: float | None = None  # floor/echo that we promise ourselves, where there is a floor
+    unit: str = "message"
+
+
+def echoes(name, title, connections, size, inflight, ratio_min):
+    load = ["load", "--connections", connections, "--size", size, "--inflight", inflight]
+    return Scenario(name, title, PLAIN, load, ratio_min)
+
+
+def tls_echoes(name, title, connections, size):
+    return Scenario(f"tls-{name}", f"TLS {title}", TLS, ["load", "--tls", "--connections", connections, "--size", size])
+
+
+def deflated(mode, name, title, connections, size):
+    load = ["load", "--deflate", "--connections", connections, "--size", size]
+    return Scenario(f"{mode}-{name}", f"{mode} {title} JSON", mode, load)
+
+
+def handshakes(name, title, mode, *options):
+    return Scenario(name, title, mode, ["handshakes", *options], unit="handshake")
+
+
+SCENARIOS = [
+    echoes("1x20", "1 × 20 B", 1, 20, 1, 0.95),
+    echoes("50x20", "50 × 20 B", 50, 20, 1, 0.95),
+    echoes("500x20", "500 × 20 B", 500, 20, 1, 0.95),
+    echoes("500x20x16", "500 × 20 B, 16 in flight", 500, 20, 16, 0.85),
+    echoes("200x1k", "200 × 1 KiB", 200, KIB, 1, 0.95),
+    echoes("10x64k", "10 × 64 KiB", 10, 64 * KIB, 1, 0.90),
+    echoes("10x1m", "10 × 1 MiB", 10, MIB, 1, 0.90),
+    handshakes("handshakes", "handshakes", PLAIN),
+    tls_echoes("50x20", "50 × 20 B", 50, 20),
+    tls_echoes("200x1k", "200 × 1 KiB", 200, KIB),
+    tls_echoes("10x64k", "10 × 64 KiB", 10, 64 * KIB),
+    handshakes("tls-handshakes", "TLS handshakes, full", TLS, "--tls"),
+    handshakes("tls-resumed", "TLS handshakes, resumed", TLS, "--resume"),
+    deflated(SHARED, "200x1k", "200 × 1 KiB", 200, KIB),
+    deflated(SHARED, "10x64k", "10 × 64 KiB", 10, 64 * KIB),
+    deflated(DEDICATED, "200x1k", "200 × 1 KiB", 200, KIB),
+    deflated(DEDICATED, "10x64k", "10 × 64 KiB", 10, 64 * KIB),
+]
