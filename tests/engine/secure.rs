@@ -21,14 +21,17 @@ struct Ours {
 }
 
 static OURS: Lazy<Ours> = Lazy::new(|| {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_string()]).expect("a good name");
-    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    // Its signatures are all of the same length, so that a simulation can be run again.
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key can be had");
+    let parameters = rcgen::CertificateParams::new(["localhost".to_string()]).expect("a good name");
+    let made = parameters.self_signed(&key).expect("a good certificate");
+    let (certificate, key) = (made.pem(), key.serialize_pem());
     let now = Duration::from_secs(1_750_000_000);
     let certificate = Certificate::from_pem(certificate.as_bytes(), key.as_bytes(), now);
     let certificates = Arc::new(Certificates::default());
     certificates.add(&certificate.expect("a good certificate"));
     let acceptor = Acceptor::new(certificates, OldestVersion::Tls12, ClientAuth::None, None);
-    Ours { acceptor: Arc::new(acceptor.expect("TLS can be had")), certificate: made.cert.der().clone() }
+    Ours { acceptor: Arc::new(acceptor.expect("TLS can be had")), certificate: made.der().clone() }
 });
 
 /// What every engine is given; only connections to a listener with TLS come to use it.
@@ -115,7 +118,6 @@ enum Hears {
     Nothing,
     Tls,
     Clear,
-    Trouble,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -173,7 +175,7 @@ impl<W: Wire> SecureWire<W> {
                 self.tls.writer().write_all(&self.waiting).expect("the session takes it");
                 self.waiting.clear();
             }
-            if self.end == End::Wanted && (!self.tls.is_handshaking() || self.hears == Hears::Trouble) {
+            if self.end == End::Wanted && (!self.tls.is_handshaking() || self.trouble.is_some()) {
                 self.tls.send_close_notify();
                 self.end = End::Said;
             }
@@ -214,13 +216,9 @@ impl<W: Wire> SecureWire<W> {
             self.plain.extend(bytes);
             return Ok(());
         }
-        while !bytes.is_empty() {
+        while !bytes.is_empty() && self.trouble.is_none() {
             self.tls.read_tls(&mut bytes)?;
-            if let Err(error) = self.tls.process_new_packets() {
-                self.hears = Hears::Trouble;
-                self.trouble = Some(error.clone());
-                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, error));
-            }
+            self.trouble = self.tls.process_new_packets().err();
             let mut room = Vec::new();
             // It ends with the news that there is no more for now.
             let _ = self.tls.reader().read_to_end(&mut room);
@@ -239,7 +237,7 @@ impl<W: Wire> SecureWire<W> {
 impl<W: Wire> Wire for SecureWire<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.send()?;
-        if self.hears == Hears::Trouble {
+        if self.trouble.is_some() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let bytes = &bytes[..bytes.len().min(AT_ONCE_BYTES)];
@@ -269,6 +267,9 @@ impl<W: Wire> Wire for SecureWire<W> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let mut left = room.len();
         while self.plain.is_empty() {
+            if let Some(error) = &self.trouble {
+                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, error.clone()));
+            }
             let mut bytes = vec![0; left.min(AT_ONCE_BYTES)];
             let len = match bytes.len() {
                 0 => return Err(io::ErrorKind::WouldBlock.into()),
