@@ -40,11 +40,6 @@ impl Engine {
         let is_truncated = self.is_truncated(slot);
         let connection = &mut self.connections[slot as usize];
         match connection.stage {
-            // Who says good-bye within TLS is answered in kind.
-            Stage::Handshake if connection.tls.is_some() && !is_truncated => {
-                self.begin_last_answer(slot);
-                self.finish(slot);
-            }
             Stage::Handshake | Stage::Deciding(Some(_)) | Stage::Lingering { .. } => {
                 self.set_stage(slot, Stage::Gone { reset: false });
             }

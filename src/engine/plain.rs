@@ -288,10 +288,8 @@ impl Engine {
         self.set_stage(slot, Stage::Handshake);
         self.rearm(slot);
         self.received_backlog(slot, &mut backlog);
-        let connection = &self.connections[slot as usize];
-        // Within TLS a good-bye can be read along with a request, long before the FIN.
-        let is_peer_done = connection.tls.as_ref().is_some_and(|tls| tls.is_peer_done());
-        if connection.stage == Stage::Handshake && is_peer_done {
+        if self.connections[slot as usize].tls.as_ref().is_some_and(|tls| tls.is_peer_done()) {
+            // Of this end the driver does not tell again.
             self.peer_finished(slot);
         }
     }

@@ -1,6 +1,7 @@
 //! TLS between the driver and the conversation: what comes is opened before it is received, what
 //! goes is sealed before it is written.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use log::{debug, info};
@@ -10,6 +11,7 @@ use super::connection::Stage;
 use super::ending::Ending;
 use super::event::ClosedBy;
 use super::receiving::Source;
+use crate::driver::Driver;
 use crate::id::Slot;
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::http::Refusal;
@@ -25,6 +27,9 @@ impl Engine {
             Ok(Some((None, _))) => return,
             Ok(Some((Some(announced), taken))) => {
                 self.announced(slot, announced);
+                if self.connections[slot as usize].stage != Stage::Handshake {
+                    return;
+                }
                 (source.skip(taken), &mut bytes[taken..])
             }
             Err(error) => return self.misannounced(slot, error),
@@ -149,6 +154,19 @@ impl Engine {
         sealed.clear();
         self.scratch.sealed = sealed;
         said
+    }
+
+    /// The connection is let go of without a flush. "Each party MUST send a close_notify alert
+    /// before closing its write side of the connection" (RFC 8446, 6.1), if it can be sent now.
+    pub(super) fn say_good_bye_at_last<D: Driver>(&mut self, slot: Slot, driver: &mut D) {
+        let connection = &mut self.connections[slot as usize];
+        let Some(tls) = connection.tls.as_mut().filter(|_| connection.outbox.is_none()) else { return };
+        let mut sealed = std::mem::take(&mut self.scratch.sealed);
+        if tls.is_established() && tls.close(&mut sealed).is_ok() && !sealed.is_empty() {
+            let _ = driver.send(slot, &[IoSlice::new(&sealed)]);
+        }
+        sealed.clear();
+        self.scratch.sealed = sealed;
     }
 
     /// What the embedder may know of the session.

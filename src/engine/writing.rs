@@ -249,7 +249,12 @@ impl Engine {
         connection.flags.dirty = false;
         match connection.stage {
             Stage::Vacant | Stage::Ended => return,
-            Stage::Gone { reset } => return self.release(slot, driver, reset),
+            Stage::Gone { reset } => {
+                if !reset {
+                    self.say_good_bye_at_last(slot, driver);
+                }
+                return self.release(slot, driver, reset);
+            }
             _ => {}
         }
         let should_read = connection.should_read();

@@ -276,7 +276,8 @@ impl<W: World> Scene<W> {
 
     /// Bytes of the client that the kernel has no room for.
     pub fn unsent(&self, client: Client) -> usize {
-        self.clients[client.0].outgoing.len()
+        let client = &self.clients[client.0];
+        client.outgoing.len() + client.wire.as_ref().map_or(0, Wire::unsent)
     }
 
     /// The answer to the client's request, head and body.
@@ -289,7 +290,7 @@ impl<W: World> Scene<W> {
         self.clients[client.0].reader.compressed
     }
 
-    fn wire(&mut self, client: Client) -> &mut W::Wire {
+    pub fn wire(&mut self, client: Client) -> &mut W::Wire {
         self.clients[client.0].wire.as_mut().expect("it has not reset")
     }
 
@@ -519,6 +520,9 @@ impl<W: World> Scene<W> {
                     Err(_) => self.ends(index, Heard::Reset),
                 }
                 has_moved = true;
+            }
+            if let Some(wire) = &mut self.clients[index].wire {
+                has_moved |= wire.go_on();
             }
         }
         has_moved

@@ -1,4 +1,5 @@
-//! The two kernels that the same tests run on: one simulated, one real over the loopback.
+//! The two kernels that the same tests run on: one simulated, one real over the loopback. With TLS
+//! they are worlds of their own, see `secure`.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -22,6 +23,9 @@ pub trait World {
     /// Buffers are as large as the kernel likes, or hold about `buffer_bytes` each way.
     fn new(buffer_bytes: Option<usize>) -> Self;
 
+    /// Who listens, listens with TLS. Before the first driver is made.
+    fn make_secure(&mut self);
+
     /// A shard's driver. The first one listens.
     fn driver(&mut self) -> Self::Driver;
 
@@ -40,6 +44,16 @@ pub trait Wire {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize>;
     fn finish(&mut self);
     fn reset(self);
+
+    /// What a wire does by itself, if it keeps anything. True if anything has moved.
+    fn go_on(&mut self) -> bool {
+        false
+    }
+
+    /// What a wire has taken and the kernel has not.
+    fn unsent(&self) -> usize {
+        0
+    }
 }
 
 pub struct SimWorld {
@@ -57,6 +71,10 @@ impl World for SimWorld {
             faults.buffer_bytes = bytes..=bytes;
         }
         Self { kernel: Kernel::new(1, faults), drivers: 0 }
+    }
+
+    fn make_secure(&mut self) {
+        self.kernel.set_secure();
     }
 
     fn driver(&mut self) -> SimDriver {
@@ -97,6 +115,7 @@ pub struct MioWorld {
     listener: Option<TcpListener>,
     address: SocketAddr,
     buffer_bytes: Option<usize>,
+    is_secure: bool,
     ahead_us: Arc<AtomicU64>,
 }
 
@@ -116,13 +135,17 @@ impl World for MioWorld {
         socket.set_nonblocking(true).unwrap();
         let listener = TcpListener::from(socket);
         let address = listener.local_addr().unwrap();
-        Self { listener: Some(listener), address, buffer_bytes, ahead_us: Arc::default() }
+        Self { listener: Some(listener), address, buffer_bytes, is_secure: false, ahead_us: Arc::default() }
+    }
+
+    fn make_secure(&mut self) {
+        self.is_secure = true;
     }
 
     fn driver(&mut self) -> Self::Driver {
         let mut driver = MioDriver::new().unwrap();
         if let Some(listener) = self.listener.take() {
-            driver.listen(0, listener.into(), false).unwrap();
+            driver.listen(0, listener.into(), self.is_secure).unwrap();
         }
         JumpingClock { driver, ahead_us: self.ahead_us.clone() }
     }

@@ -11,9 +11,12 @@ use fullduplex::protocol::{Dialect, Kind};
 use super::Plan;
 use super::embedder::{Said, Shared};
 use crate::peer::{self, DIALECTS, Heard, Reader};
+use crate::secure::{self, SecureWire};
+use crate::world::Wire;
 
 pub struct Client {
     number: usize,
+    is_secure: bool,
     dialect: Dialect,
     /// It may compress, because the server will agree.
     deflates: bool,
@@ -40,8 +43,51 @@ enum State {
     Away {
         for_acts: usize,
     },
-    Connected(SimClient),
+    Connected(Way),
     Done,
+}
+
+/// Its way to the server.
+enum Way {
+    Plain(SimClient),
+    Secure(Box<SecureWire<SimClient>>),
+}
+
+impl Wire for Way {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(wire) => wire.write(bytes),
+            Self::Secure(wire) => wire.write(bytes),
+        }
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(wire) => wire.read(room),
+            Self::Secure(wire) => wire.read(room),
+        }
+    }
+
+    fn finish(&mut self) {
+        match self {
+            Self::Plain(wire) => wire.finish(),
+            Self::Secure(wire) => wire.finish(),
+        }
+    }
+
+    fn reset(self) {
+        match self {
+            Self::Plain(wire) => Wire::reset(wire),
+            Self::Secure(wire) => wire.reset(),
+        }
+    }
+
+    fn go_on(&mut self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Secure(wire) => wire.go_on(),
+        }
+    }
 }
 
 /// What it does when all is said.
@@ -94,6 +140,7 @@ impl Client {
         };
         let mut client = Self {
             number,
+            is_secure: plan.is_secure,
             dialect,
             deflates: plan.deflates && dialect == Dialect::Rfc6455 && dice.hits(700),
             state: State::Away { for_acts: dice.unevenly_up_to(60) },
@@ -110,7 +157,11 @@ impl Client {
                 answers_close: !is_rude || dice.hits(700),
                 answers_pings: dice.hits(700),
                 resets: if is_rude { *dice.pick(&[0, 0, 0, 5]) } else { 0 },
-                piece_bytes_max: if plan.is_large { 100_000 } else { *dice.pick(&[2, 30, 1000, 100_000]) },
+                piece_bytes_max: match plan {
+                    Plan { is_large: true, .. } => 100_000,
+                    Plan { is_secure: true, .. } => *dice.pick(&[30, 1000, 100_000]),
+                    _ => *dice.pick(&[2, 30, 1000, 100_000]),
+                },
             },
             heard_from_callbacks: 0,
             heard_from_afar: 0,
@@ -146,6 +197,9 @@ impl Client {
         shared: &mut Shared,
         room: &mut [u8],
     ) -> Result<(), String> {
+        if let State::Connected(wire) = &mut self.state {
+            wire.go_on();
+        }
         match &mut self.state {
             State::Done => Ok(()),
             State::Away { for_acts } if *for_acts > 0 => {
@@ -155,14 +209,17 @@ impl Client {
             State::Away { .. } => {
                 kernel.note(|| format!("here comes {self:?}:"));
                 self.state = match kernel.connect() {
-                    Ok(wire) => State::Connected(wire),
+                    Ok(wire) if self.is_secure => {
+                        let tls = secure::client(self.number % 2 == 0);
+                        State::Connected(Way::Secure(Box::new(SecureWire::new(wire, tls))))
+                    }
+                    Ok(wire) => State::Connected(Way::Plain(wire)),
                     Err(_) => State::Done,
                 };
                 Ok(())
             }
-            State::Connected(wire) if dice.hits(self.manners.resets) => {
-                wire.reset();
-                self.state = State::Done;
+            State::Connected(_) if dice.hits(self.manners.resets) => {
+                self.reset();
                 Ok(())
             }
             State::Connected(_) if dice.hits(500) => {
@@ -340,11 +397,14 @@ impl Client {
                 wire.finish();
                 self.has_finished = true;
             }
-            Ending::Reset if self.is_open || self.manners.ends_early => {
-                wire.reset();
-                self.state = State::Done;
-            }
+            Ending::Reset if self.is_open || self.manners.ends_early => self.reset(),
             _ => {}
+        }
+    }
+
+    fn reset(&mut self) {
+        if let State::Connected(wire) = std::mem::replace(&mut self.state, State::Done) {
+            wire.reset();
         }
     }
 

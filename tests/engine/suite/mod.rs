@@ -8,12 +8,13 @@ mod limits;
 mod messages;
 mod plain;
 mod proxies;
+mod secure;
 mod shards;
 mod stopping;
 mod streaming;
 mod timeouts;
 
-/// Makes of each function a test on the simulated kernel and one on the real.
+/// Makes of each function a test on the simulated kernel, one on the real, and one with TLS.
 macro_rules! on_every_driver {
     ($($(#[$attribute:meta])* fn $name:ident<W: World>() $body:block)*) => {
         $($(#[$attribute])* fn $name<W: World>() $body)*
@@ -25,6 +26,26 @@ macro_rules! on_every_driver {
         mod on_mio {
             $(#[test] fn $name() { super::$name::<crate::world::MioWorld>(); })*
         }
+
+        mod on_tls {
+            $(#[test] fn $name() { super::$name::<crate::secure::Secure<crate::world::SimWorld>>(); })*
+        }
     };
 }
 pub(crate) use on_every_driver;
+
+/// The same for what does not hold, or is something else, over TLS.
+macro_rules! on_every_plain_driver {
+    ($($(#[$attribute:meta])* fn $name:ident<W: World>() $body:block)*) => {
+        $($(#[$attribute])* fn $name<W: World>() $body)*
+
+        mod plainly_on_sim {
+            $(#[test] fn $name() { super::$name::<crate::world::SimWorld>(); })*
+        }
+
+        mod plainly_on_mio {
+            $(#[test] fn $name() { super::$name::<crate::world::MioWorld>(); })*
+        }
+    };
+}
+pub(crate) use on_every_plain_driver;

@@ -8,7 +8,7 @@ use fullduplex::engine::Command;
 use fullduplex::engine::event::EventKind;
 use fullduplex::protocol::Dialect;
 
-use super::on_every_driver;
+use super::{on_every_driver, on_every_plain_driver};
 use crate::peer::{self, Heard};
 use crate::scene::{Client, Scene, Setup, seconds};
 use crate::world::World;
@@ -90,43 +90,6 @@ on_every_driver! {
         }
     }
 
-    fn clients_behind_a_proxy_are_limited_each_by_its_own_address<W: World>() {
-        let limit = ("max.connections_per_ip", "1");
-        for (option, say) in [
-            (("proxy.protocol", "v1"), (|ip| (format!("PROXY TCP4 {ip} 203.0.113.1 4711 80\r\n"), String::new()))
-                as fn(&str) -> (String, String)),
-            (("forwarded.headers", "x-forwarded-for"), |ip| (String::new(), format!("X-Forwarded-For: {ip}\r\n"))),
-        ] {
-            let mut scene = Setup::new(&[TRUST_ALL, option, limit]).scene::<W>();
-            let connects_from = |scene: &mut Scene<W>, ip| {
-                let (before, headers) = say(ip);
-                connects(scene, before.as_bytes(), &headers)
-            };
-            let first = connects_from(&mut scene, "192.0.2.7");
-            scene.opens(first);
-            let second = connects_from(&mut scene, "192.0.2.7");
-            scene.hears(second, &[Heard::Http(429), Heard::Fin]);
-            let other = connects_from(&mut scene, "192.0.2.8");
-            scene.opens(other);
-            scene.resets(first);
-            scene.until("the first is gone", |scene| scene.tables[0].counters.connections.get() == 1);
-            let again = connects_from(&mut scene, "192.0.2.7");
-            scene.opens(again);
-        }
-    }
-
-    fn the_addresses_of_an_ipv6_network_count_as_one<W: World>() {
-        let options = [TRUST_ALL, ("proxy.protocol", "v1"), ("max.connections_per_ip", "1")];
-        let mut scene = Setup::new(&options).scene::<W>();
-        let line = |ip: &str| format!("PROXY TCP6 {ip} 2001:db8::1 4711 80\r\n");
-        let first = connects(&mut scene, line("2001:db8:1:2::7").as_bytes(), "");
-        scene.opens(first);
-        let neighbour = connects(&mut scene, line("2001:db8:1:2:ffff::8").as_bytes(), "");
-        scene.hears(neighbour, &[Heard::Http(429), Heard::Fin]);
-        let other = connects(&mut scene, line("2001:db8:1:3::7").as_bytes(), "");
-        scene.opens(other);
-    }
-
     fn what_a_proxy_announced_holds_for_every_request_of_the_connection<W: World>() {
         let mut scene = Setup::new(&[TRUST_ALL, ("proxy.protocol", "v1")]).wants_http().scene::<W>();
         let asked = Rc::new(RefCell::new(Vec::new()));
@@ -183,5 +146,46 @@ on_every_driver! {
         let local = connects(&mut scene, b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00", "");
         scene.opens(local);
         assert_eq!(remote(&scene, local), None);
+    }
+}
+
+// Over TLS there are no words yet for whom the PROXY protocol names and the gate refuses: it is cut,
+// see `secure`.
+on_every_plain_driver! {
+    fn clients_behind_a_proxy_are_limited_each_by_its_own_address<W: World>() {
+        let limit = ("max.connections_per_ip", "1");
+        for (option, say) in [
+            (("proxy.protocol", "v1"), (|ip| (format!("PROXY TCP4 {ip} 203.0.113.1 4711 80\r\n"), String::new()))
+                as fn(&str) -> (String, String)),
+            (("forwarded.headers", "x-forwarded-for"), |ip| (String::new(), format!("X-Forwarded-For: {ip}\r\n"))),
+        ] {
+            let mut scene = Setup::new(&[TRUST_ALL, option, limit]).scene::<W>();
+            let connects_from = |scene: &mut Scene<W>, ip| {
+                let (before, headers) = say(ip);
+                connects(scene, before.as_bytes(), &headers)
+            };
+            let first = connects_from(&mut scene, "192.0.2.7");
+            scene.opens(first);
+            let second = connects_from(&mut scene, "192.0.2.7");
+            scene.hears(second, &[Heard::Http(429), Heard::Fin]);
+            let other = connects_from(&mut scene, "192.0.2.8");
+            scene.opens(other);
+            scene.resets(first);
+            scene.until("the first is gone", |scene| scene.tables[0].counters.connections.get() == 1);
+            let again = connects_from(&mut scene, "192.0.2.7");
+            scene.opens(again);
+        }
+    }
+
+    fn the_addresses_of_an_ipv6_network_count_as_one<W: World>() {
+        let options = [TRUST_ALL, ("proxy.protocol", "v1"), ("max.connections_per_ip", "1")];
+        let mut scene = Setup::new(&options).scene::<W>();
+        let line = |ip: &str| format!("PROXY TCP6 {ip} 2001:db8::1 4711 80\r\n");
+        let first = connects(&mut scene, line("2001:db8:1:2::7").as_bytes(), "");
+        scene.opens(first);
+        let neighbour = connects(&mut scene, line("2001:db8:1:2:ffff::8").as_bytes(), "");
+        scene.hears(neighbour, &[Heard::Http(429), Heard::Fin]);
+        let other = connects(&mut scene, line("2001:db8:1:3::7").as_bytes(), "");
+        scene.opens(other);
     }
 }
