@@ -306,6 +306,12 @@ impl Engine {
             if let Some(tls) = &mut connection.tls {
                 // Without a session nobody would understand the rest.
                 outbox.seal(arena, &mut self.spares, |plain, sealed| tls.seal(plain, sealed))?;
+                if connection.stage == Stage::Finishing && outbox.is_all_sealed() {
+                    // Its good-bye goes along with the last words. What the peer still says is
+                    // dropped: the session has done its work.
+                    let _ = outbox.seal_behind(|sealed| tls.close(sealed));
+                    connection.tls = None;
+                }
             }
             let (sent, offered) = outbox.with_slices(arena, |slices| {
                 (driver.send(slot, slices), slices.iter().map(|slice| slice.len()).sum::<usize>())
