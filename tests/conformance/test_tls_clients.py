@@ -36,7 +36,7 @@ def test_javas_own_client_talks_over_tls(start, authority, here, deflate):
     server = start("echo", listen=[SECURE], settings={**here.settings, "deflate": deflate})
     lines = [base64.b64encode(text.encode()).decode() for text in TEXTS]
     done = subprocess.run(
-        ["java", "-XX:TieredStopAtLevel=1", "-Xshare:auto", CLIENTS / "HttpClientWebSocket.java", server.secure_url, authority.file],
+        ["java", "-XX:TieredStopAtLevel=1", CLIENTS / "HttpClientWebSocket.java", server.secure_url, authority.file],
         input="\n".join(lines), capture_output=True, text=True, timeout=60,
     )
     assert done.returncode == 0, done.stderr

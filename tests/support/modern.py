@@ -37,7 +37,8 @@ def node(url, *, ca=None, deflate, texts=(*TEXTS, COMPRESSIBLE, COMPRESSIBLE)):
     sizes = [0, 1, 125, 126, 65_535, 65_536, 1_000_000]
     task = {"url": url, "ca": ca and str(ca), "deflate": deflate, "texts": texts, "binary_bytes": sizes}
     done = subprocess.run(
-        ["node", CLIENTS / "ws_today.js", NODE_MODULES / "ws-today"], input=json.dumps(task), capture_output=True, text=True, timeout=30
+        ["node", CLIENTS / "ws_today.js", NODE_MODULES / "ws-today"],
+        input=json.dumps(task), capture_output=True, text=True, timeout=30,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
