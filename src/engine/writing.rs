@@ -303,9 +303,18 @@ impl Engine {
         let Some(outbox) = &mut connection.outbox else { return Ok(()) };
         let entry = entry_of(&self.entries, slot);
         while !outbox.is_blocked && !outbox.is_empty() {
-            if let Some(tls) = &mut connection.tls {
-                // Without a session nobody would understand the rest.
-                outbox.seal(arena, &mut self.spares, |plain, sealed| tls.seal(plain, sealed))?;
+            match &mut connection.tls {
+                // It has failed: the alert still goes out.
+                Some(tls) if tls.is_over() => {
+                    outbox.forget_plain(&mut self.spares);
+                    if outbox.is_empty() {
+                        break;
+                    }
+                }
+                Some(tls) => {
+                    outbox.seal(arena, &mut self.spares, |plain, sealed| tls.seal(plain, sealed))?;
+                }
+                None => {}
             }
             let (sent, offered) = outbox.with_slices(arena, |slices| {
                 (driver.send(slot, slices), slices.iter().map(|slice| slice.len()).sum::<usize>())
