@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use fullduplex::driver::sim::Dice;
 use fullduplex::engine::Command;
 use fullduplex::engine::event::{ClosedBy, EventKind};
 use fullduplex::engine::turn::Message;
@@ -66,6 +67,23 @@ on_every_driver! {
                 let long = texts.iter().filter(|text| text.len() >= 128).count();
                 assert_eq!(scene.compressed(client), long, "{mode}, {offer}");
             }
+        }
+    }
+
+    fn what_does_not_become_smaller_comes_back_as_it_is_between_what_does<W: World>() {
+        for mode in ["shared", "dedicated"] {
+            let mut scene = Scene::<W>::new(&[("deflate", mode)]);
+            let client = opens(&mut scene, "permessage-deflate");
+            let mut dice = Dice::new(1);
+            for len in [1000, 100_000, 131_072, 300_000] {
+                let noise: Vec<u8> = (0..len).map(|_| dice.roll() as u8).collect();
+                let ramp: Vec<u8> = (0..len).map(|n| (n / 100) as u8).collect();
+                for payload in [&ramp, &noise, &ramp, &noise, &noise, &ramp] {
+                    scene.says(client, &peer::frame(0xC2, &peer::deflated(payload)));
+                    scene.hears(client, &[Heard::Binary(payload.clone())]);
+                }
+            }
+            assert_eq!(scene.compressed(client), if mode == "shared" { 12 } else { 24 });
         }
     }
 
