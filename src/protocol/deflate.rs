@@ -67,6 +67,12 @@ impl Wish {
 pub struct Agreement(NonZeroU16);
 
 impl Agreement {
+    /// What every client understands that has agreed on anything.
+    pub const SMALLEST: Self = match NonZeroU16::new(AGREED | 9 << 4 | 9) {
+        Some(bits) => Self(bits),
+        None => unreachable!(),
+    };
+
     /// The first offer that can be accepted. Each header line is a list of extensions.
     pub fn choose<'r>(lines: impl Iterator<Item = &'r [u8]>, rules: &DeflateRules) -> Option<Self> {
         if rules.mode == Mode::Off {
