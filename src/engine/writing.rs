@@ -83,10 +83,13 @@ impl Engine {
     ) -> Result<(), NoMemory> {
         let connection = &self.connections[slot as usize];
         let place = Place { first: !connection.flags.fragmenting, last };
-        if let Some(agreement) = connection.protocol.deflate() {
+        let goes_on = !place.first && connection.flags.compressing;
+        // The peer may have closed meanwhile: then the conversation has forgotten what was agreed on.
+        let agreement = connection.protocol.deflate().or(goes_on.then_some(Agreement::SMALLEST));
+        if let Some(agreement) = agreement {
             let is_wanted = match place.first {
                 true => wish.is_granted(outgoing.len(), self.settings.rules.deflate.size_min),
-                false => connection.flags.compressing,
+                false => goes_on,
             };
             if is_wanted {
                 return self.push_deflated(slot, kind, outgoing, place, agreement);
