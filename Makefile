@@ -1,5 +1,6 @@
 # make demo      the chat page on http://127.0.0.1:9990, for your browser
 # make test      every test, installing what they need
+# make autobahn  every case of the Autobahn suite about compression, in both modes: about 20 minutes
 # make examples  the C programs, in target/examples/c
 # make lint      format and clippy
 # make bench     echo beside the floor and other servers: CPU per message and handshake, 13 minutes; BENCH="--scenario 'tls-*'"
@@ -21,7 +22,7 @@ DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test lint examples bench soak sim fuzz replay coverage asan tsan library install clean
+.PHONY: all demo test autobahn lint examples bench soak sim fuzz replay coverage asan tsan library install clean
 
 all: examples
 
@@ -44,6 +45,10 @@ demo: examples
 
 test:
 	tests/run
+
+autobahn: examples
+	tests/setup.sh
+	cd tests && AUTOBAHN=all ../target/test-env/py3/bin/python -m pytest -q conformance/test_autobahn.py
 
 lint:
 	$(CARGO) fmt --check

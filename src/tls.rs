@@ -103,9 +103,13 @@ pub struct TlsSession {
     /// A record that is not whole yet; in the handshake also those before it, while the message
     /// that they carry is not.
     partial: Vec<u8>,
+    /// So much of `partial` rustls has read and still needs. It moves what is in there as it likes.
+    read: usize,
     /// What is in `partial` was not looked at yet.
     is_postponed: bool,
     is_peer_done: bool,
+    /// Nothing more can be sealed: our end was said, or the session has failed.
+    is_over: bool,
 }
 
 /// What a session knows once it is established.
@@ -119,7 +123,14 @@ pub struct TlsFacts {
 impl TlsSession {
     pub fn new(acceptor: &Acceptor) -> Result<Self, TlsError> {
         let rustls = UnbufferedServerConnection::new(acceptor.config.clone())?;
-        Ok(Self { rustls, partial: Vec::new(), is_postponed: false, is_peer_done: false })
+        Ok(Self {
+            rustls,
+            partial: Vec::new(),
+            read: 0,
+            is_postponed: false,
+            is_peer_done: false,
+            is_over: false,
+        })
     }
 
     /// Can these first bytes be TLS? Whoever forgot it begins with the letters of a method.
@@ -141,6 +152,11 @@ impl TlsSession {
     /// it may be anybody's doing.
     pub fn is_peer_done(&self) -> bool {
         self.is_peer_done
+    }
+
+    /// Nothing more can be sealed.
+    pub fn is_over(&self) -> bool {
+        self.is_over
     }
 
     pub fn facts(&self) -> TlsFacts {
@@ -179,7 +195,9 @@ impl TlsSession {
             if is_unread {
                 is_unread = false;
                 let mut partial = std::mem::take(&mut self.partial);
+                let whole = self.read + whole_records(&partial[self.read..]);
                 let taken = self.process(&mut partial, plain, sealed)?;
+                self.read = whole.saturating_sub(taken);
                 if taken < partial.len() {
                     partial.drain(..taken);
                     self.partial = partial;
@@ -191,13 +209,15 @@ impl TlsSession {
             }
             // The record is made whole, and no more than that: what follows is opened where it
             // lies.
-            let missing = missing_bytes(&self.partial).ok_or(TlsError::TooBig)?;
+            let missing = missing_bytes(&self.partial[self.read..]).ok_or(TlsError::TooBig)?;
             let (piece, rest) = bytes.split_at_mut(missing.min(bytes.len()));
             self.keep(piece)?;
             bytes = rest;
-            is_unread = whole_records(&self.partial) == self.partial.len();
+            is_unread = missing_bytes(&self.partial[self.read..]) == Some(RECORD_HEAD_BYTES);
         }
+        let whole = whole_records(bytes);
         let taken = self.process(bytes, plain, sealed)?;
+        self.read = whole.saturating_sub(taken);
         self.keep(&bytes[taken..])
     }
 
@@ -235,9 +255,12 @@ impl TlsSession {
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed) => self.is_peer_done = true,
+                // What follows the peer's end means nothing.
+                Ok(_) if self.is_peer_done => return Ok(bytes.len()),
                 Ok(_) => return Ok(taken + discard),
                 Err(error) => {
-                    self.fetch_alert(sealed);
+                    self.is_over = true;
+                    self.fetch_alert(&mut bytes[taken + discard..], sealed);
                     return Err(error.into());
                 }
             }
@@ -245,12 +268,16 @@ impl TlsSession {
         }
     }
 
-    /// What the peer should know before we part.
-    fn fetch_alert(&mut self, sealed: &mut Vec<u8>) {
-        while let Ok(ConnectionState::EncodeTlsData(mut data)) =
-            self.rustls.process_tls_records(&mut []).state
+    /// What the peer should know before we part: the alert, and what was to go before it. `bytes`
+    /// is what rustls has not done with; it counts on finding its place in there, and must not read
+    /// it once more after the alert.
+    fn fetch_alert(&mut self, bytes: &mut [u8], sealed: &mut Vec<u8>) {
+        while let Ok(ConnectionState::EncodeTlsData(mut data)) = self.rustls.process_tls_records(bytes).state
         {
-            if append(sealed, 0, |room| Ok(data.encode(room)?)).is_err() {
+            let start = sealed.len();
+            // Without memory for it the stream ends without it.
+            let is_written = append(sealed, 0, |room| Ok(data.encode(room)?)).is_ok();
+            if !is_written || is_alert(&sealed[start..]) {
                 return;
             }
         }
@@ -264,7 +291,9 @@ impl TlsSession {
 
     /// Says that nothing more comes (close_notify), if that can be said.
     pub fn close(&mut self, sealed: &mut Vec<u8>) -> Result<(), TlsError> {
-        self.write(sealed, RECORD_OVERHEAD_BYTES_MAX, |traffic, room| Ok(traffic.queue_close_notify(room)?))
+        self.write(sealed, RECORD_OVERHEAD_BYTES_MAX, |traffic, room| Ok(traffic.queue_close_notify(room)?))?;
+        self.is_over = true;
+        Ok(())
     }
 
     fn write(
@@ -273,8 +302,13 @@ impl TlsSession {
         room: usize,
         mut write: impl FnMut(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Result<usize, Unwritten>,
     ) -> Result<(), TlsError> {
+        if self.is_over || !self.is_established() {
+            return Err(TlsError::Closed);
+        }
         loop {
-            match self.rustls.process_tls_records(&mut []).state? {
+            // Half a message of the handshake may lie there.
+            let status = self.rustls.process_tls_records(&mut self.partial);
+            match status.state? {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     return append(sealed, room, |room| write(&mut traffic, room));
                 }
@@ -332,6 +366,11 @@ impl From<EncryptError> for Unwritten {
             EncryptError::EncryptExhausted => Self::Never,
         }
     }
+}
+
+/// In TLS 1.3 a sealed record does not say what is in it, but no other is so short.
+fn is_alert(record: &[u8]) -> bool {
+    record.first() == Some(&ALERT) || record.len() == RECORD_HEAD_BYTES + SEALED_ALERT_BYTES
 }
 
 /// Up to where `bytes` are whole records.
@@ -577,6 +616,9 @@ impl fmt::Display for TlsError {
 }
 
 const RECORD_HEAD_BYTES: usize = 5;
+const ALERT: u8 = 21;
+/// Level and description, the type, and the tag.
+const SEALED_ALERT_BYTES: usize = 2 + 1 + 16;
 /// "The length MUST NOT exceed 2^14 bytes." (RFC 8446, 5.1)
 const RECORD_BYTES: usize = 1 << 14;
 /// "… MUST NOT exceed 2^14 + 2048." (RFC 5246, 6.2.3; it is less in TLS 1.3)
@@ -586,3 +628,6 @@ const RECORD_OVERHEAD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 8 + 16 + 1;
 /// What is kept until a record, or a message of the handshake, is whole: rustls takes messages
 /// of 64 KiB, and one read may have come behind that while the handshake waited for its turn.
 const PARTIAL_BYTES_MAX: usize = 192 * 1024;
+
+#[cfg(test)]
+mod tests;

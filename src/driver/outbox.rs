@@ -260,6 +260,11 @@ impl Outbox {
         }
     }
 
+    /// Nobody would understand what is not sealed yet.
+    pub fn forget_plain(&mut self, spares: &mut Spares) {
+        self.advance_plain(self.bytes, spares);
+    }
+
     /// Copies what still lies in the arena: the turn is over.
     pub fn settle(&mut self, arena: &[u8]) -> Result<(), TryReserveError> {
         for chunk in &mut self.chunks {

@@ -83,10 +83,13 @@ impl Engine {
     ) -> Result<(), NoMemory> {
         let connection = &self.connections[slot as usize];
         let place = Place { first: !connection.flags.fragmenting, last };
-        if let Some(agreement) = connection.protocol.deflate() {
+        let goes_on = !place.first && connection.flags.compressing;
+        // The peer may have closed meanwhile: then the conversation has forgotten what was agreed on.
+        let agreement = connection.protocol.deflate().or(goes_on.then_some(Agreement::SMALLEST));
+        if let Some(agreement) = agreement {
             let is_wanted = match place.first {
                 true => wish.is_granted(outgoing.len(), self.settings.rules.deflate.size_min),
-                false => connection.flags.compressing,
+                false => goes_on,
             };
             if is_wanted {
                 return self.push_deflated(slot, kind, outgoing, place, agreement);
@@ -303,15 +306,24 @@ impl Engine {
         let Some(outbox) = &mut connection.outbox else { return Ok(()) };
         let entry = entry_of(&self.entries, slot);
         while !outbox.is_blocked && !outbox.is_empty() {
-            if let Some(tls) = &mut connection.tls {
-                // Without a session nobody would understand the rest.
-                outbox.seal(arena, &mut self.spares, |plain, sealed| tls.seal(plain, sealed))?;
-                if connection.stage == Stage::Finishing && outbox.is_all_sealed() {
-                    // Its good-bye goes along with the last words. What the peer still says is
-                    // dropped: the session has done its work.
-                    let _ = outbox.seal_behind(|sealed| tls.close(sealed));
-                    connection.tls = None;
+            match &mut connection.tls {
+                // It has failed: the alert still goes out.
+                Some(tls) if tls.is_over() => {
+                    outbox.forget_plain(&mut self.spares);
+                    if outbox.is_empty() {
+                        break;
+                    }
                 }
+                Some(tls) => {
+                    outbox.seal(arena, &mut self.spares, |plain, sealed| tls.seal(plain, sealed))?;
+                    if connection.stage == Stage::Finishing && outbox.is_all_sealed() {
+                        // Its good-bye goes along with the last words. What the peer still says
+                        // is dropped: the session has done its work.
+                        let _ = outbox.seal_behind(|sealed| tls.close(sealed));
+                        connection.tls = None;
+                    }
+                }
+                None => {}
             }
             let (sent, offered) = outbox.with_slices(arena, |slices| {
                 (driver.send(slot, slices), slices.iter().map(|slice| slice.len()).sum::<usize>())

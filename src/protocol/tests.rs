@@ -288,7 +288,7 @@ fn hybi_07_and_08_name_the_origin_in_a_header_of_their_own() {
 }
 
 #[test]
-fn extensions_are_never_answered() {
+fn no_extension_is_answered_unless_it_is_switched_on() {
     for dialect in Versions::ALL {
         for offer in [
             "permessage-deflate; client_max_window_bits",

@@ -180,6 +180,7 @@ static void an_unknown_feature_is_not_there(void)
     CHECK(fdx_has("no such feature") == 0);
     CHECK(fdx_has("") == 0);
     CHECK(fdx_has(NULL) == 0);
+    CHECK(fdx_has("deflate") == 1 && strstr(fdx_version_string(), "deflate") != NULL);
     CHECK(fdx_has("tls") == 0 || fdx_has("tls") == 1);
 }
 

@@ -1,6 +1,7 @@
 """The Autobahn test suite, the yardstick of WebSocket implementations, attacks `echo`."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -23,24 +24,43 @@ CASES = {
 # The suite has no opinion on these, whatever a server does.
 INFORMATIONAL = {"7.1.6", "7.13.1", "7.13.2"}
 
+# Compression: five kinds of data (12), and seven of what client and server agree on (13), each with 18 lengths of
+# messages and fragments.
+DEFLATE_CASES = {f"{chapter}.{number}": 18 for chapter, count in ((12, 5), (13, 7)) for number in range(1, count + 1)}
+
+# All of them take minutes. These touch every subchapter, and every length and fragmentation once or more.
+DEFLATE_SAMPLE = [
+    "12.1.1", "12.1.4", "12.1.11", "12.1.18", "12.2.2", "12.2.7", "12.2.16", "12.3.3", "12.3.8", "12.4.5", "12.4.12", "12.5.6", "12.5.17",
+    "13.1.3", "13.1.9", "13.2.4", "13.2.13", "13.3.5", "13.3.10", "13.4.2", "13.4.14", "13.5.6", "13.5.15", "13.6.1", "13.6.8", "13.7.3", "13.7.11",
+]
+
 # The suite counts drafts: its 18 is version 13 on the wire, its 10 is version 8.
 DRAFT_OF_VERSION = {13: 18, 8: 10}
 
 
 @pytest.mark.parametrize("version", DRAFT_OF_VERSION)
 def test_every_autobahn_case_is_ok_and_none_merely_non_strict(start, version):
-    if not WSTEST.exists():
-        pytest.fail(
-            "The Autobahn test suite is missing: it needs Python 2.7, which tests/setup.sh did not find.\n"
-            "Run tests/setup.sh to see how to get one.",
-            pytrace=False,
-        )
+    needs_the_suite()
     reports = REPORTS / f"autobahn-{version}"
-    results = attack(start("echo").url, version, reports)
+    results = attack(start("echo").url, version, reports, [f"{chapter}.*" for chapter in range(1, 11)])
+    check(results, reports, {name for chapter, count in CASES.items() for name in names(chapter, count)})
 
-    missing = {name for chapter, count in CASES.items() for name in names(chapter, count)} - results.keys()
+
+@pytest.mark.parametrize("mode", ["shared", "dedicated"])
+def test_every_autobahn_case_of_compression_is_ok(start, mode):
+    """A cross-section; all of them with `make autobahn`."""
+    needs_the_suite()
+    is_all = os.environ.get("AUTOBAHN") == "all"
+    everything = [name for chapter, count in DEFLATE_CASES.items() for name in names(chapter, count)]
+    cases = everything if is_all else DEFLATE_SAMPLE
+    reports = REPORTS / f"autobahn-deflate-{mode}"
+    results = attack(start("echo", settings={"deflate": mode}).url, 13, reports, cases, timeout=1800 if is_all else 240)
+    check(results, reports, set(cases))
+
+
+def check(results, reports, expected):
+    missing = expected - results.keys()
     assert not missing, f"cases that did not run: {sorted(missing)}"
-
     bad = {
         case: result
         for case, result in results.items()
@@ -50,21 +70,30 @@ def test_every_autobahn_case_is_ok_and_none_merely_non_strict(start, version):
         pytest.fail("\n\n".join(explain(case, bad[case], reports) for case in sorted(bad, key=chapter_order)), pytrace=False)
 
 
-def attack(url, version, reports):
-    """Runs all cases of chapters 1 to 10; the suite leaves a page per case in `reports`."""
+def needs_the_suite():
+    if not WSTEST.exists():
+        pytest.fail(
+            "The Autobahn test suite is missing: it needs Python 2.7, which tests/setup.sh did not find.\n"
+            "Run tests/setup.sh to see how to get one.",
+            pytrace=False,
+        )
+
+
+def attack(url, version, reports, cases, timeout=240):
+    """Runs these cases; the suite leaves a page per case in `reports`."""
     shutil.rmtree(reports, ignore_errors=True)
     reports.mkdir(parents=True)
     specification = reports / "specification.json"
     specification.write_text(json.dumps({
         "outdir": str(reports),
         "servers": [{"agent": "echo", "url": url, "options": {"version": DRAFT_OF_VERSION[version]}}],
-        "cases": [f"{chapter}.*" for chapter in range(1, 11)],
+        "cases": cases,
         "exclude-cases": [],
         "exclude-agent-cases": {},
     }))
     done = subprocess.run(
         [WSTEST, "-m", "fuzzingclient", "-s", specification],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240, cwd=reports,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, cwd=reports,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     index = reports / "index.json"

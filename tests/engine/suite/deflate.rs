@@ -171,6 +171,27 @@ on_every_driver! {
         }
     }
 
+    fn a_message_goes_on_compressed_also_when_the_peer_has_closed_meanwhile<W: World>() {
+        for (mode, offer) in [("shared", OFFERS[0]), ("dedicated", OFFERS[0]), ("dedicated", OFFERS[3])] {
+            let mut scene = Scene::<W>::new(&[("deflate", mode)]);
+            let part = "a part of a long message ".repeat(40);
+            let sent = part.clone();
+            scene.on(move |turn, event| {
+                if let EventKind::Message(kind) = event.kind {
+                    let last = event.payload == b"end";
+                    turn.send_fragment(event.conn, kind, sent.as_bytes(), last).unwrap();
+                }
+            });
+            let client = opens(&mut scene, offer);
+            scene.says(client, &peer::text("begin"));
+            scene.is_told(client, &[Told::Text("begin".to_string())]);
+            // In one read.
+            scene.says(client, &[peer::text("go on"), peer::text("end"), peer::close(1000, "")].concat());
+            scene.hears(client, &[said(&part.repeat(3)), Heard::Close(1000, String::new())]);
+            assert_eq!(scene.compressed(client), 1, "{mode}, {offer}");
+        }
+    }
+
     fn what_other_threads_send_is_compressed_as_well<W: World>() {
         let mut scene = Scene::<W>::new(&[("deflate", "dedicated")]);
         let client = opens(&mut scene, "permessage-deflate");
