@@ -2,7 +2,7 @@
 # make test      every test, installing what they need
 # make examples  the C programs, in target/examples/c
 # make lint      format and clippy
-# make bench     echo beside the floor and other servers: CPU per message and per handshake; BENCH="--scenario 'tls-*'"
+# make bench     echo beside the floor and other servers: CPU per message and handshake, 13 minutes; BENCH="--scenario 'tls-*'"
 # make soak      an hour of everything at once, memory and descriptors watched; MINUTES=15
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n

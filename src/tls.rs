@@ -631,8 +631,8 @@ const SEALED_BYTES_MAX: usize = RECORD_BYTES + 2048;
 /// Head, nonce, tag and type.
 const RECORD_OVERHEAD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 8 + 16 + 1;
 /// What is kept until a record, or a message of the handshake, is whole: rustls takes messages
-/// of 64 KiB, and one read may have come while the handshake waited for its turn.
-pub const PARTIAL_BYTES_MAX: usize = 256 * 1024;
+/// of 64 KiB, and one read may have come behind that while the handshake waited for its turn.
+pub const PARTIAL_BYTES_MAX: usize = 192 * 1024;
 
 #[cfg(test)]
 mod tests;

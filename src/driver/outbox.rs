@@ -139,39 +139,67 @@ impl Outbox {
         Ok(())
     }
 
-    /// If nothing sealed is left: seals the front of the queue.
+    /// If nothing sealed is left: seals the front of the queue, with one call or several of `seal`.
     pub fn seal<E>(
         &mut self,
         arena: &[u8],
         spares: &mut Spares,
-        seal: impl FnOnce(&[u8], &mut Vec<u8>) -> Result<(), E>,
+        mut seal: impl FnMut(&[u8], &mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         if !self.sealed.is_empty() || self.bytes == 0 {
             return Ok(());
         }
-        let mut sealed = std::mem::take(&mut spares.sealed);
-        let first = &self.chunks[0].as_slice(arena)[self.first_sent..];
-        let (len, result) = if self.chunks.len() == 1 || first.len() >= SEALED_AT_ONCE_BYTES {
-            let len = first.len().min(SEALED_AT_ONCE_BYTES);
-            (len, seal(&first[..len], &mut sealed))
-        } else {
-            // Heads and payloads of many messages make one record.
-            let mut joined = std::mem::take(&mut spares.joined);
-            joined.extend_from_slice(first);
-            for chunk in self.chunks.iter().skip(1) {
-                let room = SEALED_AT_ONCE_BYTES - joined.len();
-                let bytes = chunk.as_slice(arena);
-                joined.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.sealed = std::mem::take(&mut spares.sealed);
+        let mut joined = std::mem::take(&mut spares.joined);
+        let mut chunks = self.chunks.iter().map(|chunk| chunk.as_slice(arena)).peekable();
+        let mut rest = &chunks.next().expect("there are bytes")[self.first_sent..];
+        let mut len = 0;
+        let result = loop {
+            let room = SEALED_AT_ONCE_BYTES - len;
+            let sealed = if rest.len() >= RECORD_BYTES || chunks.peek().is_none() {
+                let (now, later) = rest.split_at(rest.len().min(room));
+                rest = later;
+                len += now.len();
+                seal(now, &mut self.sealed)
+            } else {
+                // Heads and short payloads make one record.
+                joined.clear();
+                loop {
+                    let (now, later) = rest.split_at(rest.len().min(RECORD_BYTES.min(room) - joined.len()));
+                    joined.extend_from_slice(now);
+                    rest = later;
+                    match chunks.peek() {
+                        Some(next) if rest.is_empty() && joined.len() < RECORD_BYTES.min(room) => {
+                            rest = next;
+                            chunks.next();
+                        }
+                        _ => break,
+                    }
+                }
+                len += joined.len();
+                seal(&joined, &mut self.sealed)
+            };
+            if rest.is_empty() {
+                rest = chunks.next().unwrap_or_default();
             }
-            let (len, result) = (joined.len(), seal(&joined, &mut sealed));
-            joined.clear();
-            spares.joined = joined;
-            (len, result)
+            if sealed.is_err() || rest.is_empty() || len == SEALED_AT_ONCE_BYTES {
+                break sealed;
+            }
         };
-        self.sealed = sealed;
+        spares.joined = joined;
         result?;
         self.advance_plain(len, spares);
         Ok(())
+    }
+
+    /// Is nothing left that is not sealed?
+    pub fn is_all_sealed(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Seals something of its own behind all that is sealed.
+    pub fn seal_behind<E>(&mut self, seal: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        seal(&mut self.sealed)
     }
 
     /// Gives the front of the queue to `send`.
@@ -352,8 +380,10 @@ const LARGE_CHUNK_BYTES: usize = 16 * 1024;
 /// Together 7 MiB at most, and freed when the shard is quiet.
 const SMALL_CHUNKS_MAX: usize = 2048;
 const LARGE_CHUNKS_MAX: usize = 256;
-/// Four records: one write of the kernel's, and sealed while in the cache.
-const SEALED_AT_ONCE_BYTES: usize = 64 * 1024;
+/// What one record of TLS holds.
+const RECORD_BYTES: usize = 16 * 1024;
+/// A message of 64 KiB with its head is one write.
+const SEALED_AT_ONCE_BYTES: usize = 72 * 1024;
 const SPARE_OUTBOXES_MAX: usize = 2048;
 const CHUNKS_KEPT: usize = 64;
 
@@ -418,5 +448,43 @@ mod tests {
             outbox.push_shared(buffer.clone(), 0..3);
         }
         assert_eq!(drain(&mut outbox, &[], usize::MAX, &mut spares), (vec![7; 6 * SLICES_MAX], 2));
+    }
+
+    #[test]
+    fn what_is_sealed_comes_out_in_order_and_small_pieces_share_a_record() {
+        let arena: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+        for lens in
+            [&[5, 3, 9][..], &[10, 65_536], &[10, 200_000], &[4, 5000, 4, 5000, 4, 70_000, 3], &[16_384, 1]]
+        {
+            let (mut outbox, mut spares, mut expected) = (Outbox::default(), Spares::default(), Vec::new());
+            for &len in lens {
+                expected.extend_from_slice(&arena[..len]);
+                match len {
+                    ..4096 => outbox.push([&arena[..len], &[], &[]], &mut spares).unwrap(),
+                    _ => {
+                        outbox.push_around(&[], &[], &mut spares, |outbox| outbox.push_lent(0..len)).unwrap()
+                    }
+                }
+            }
+            let (mut plain, mut calls, mut writes) = (Vec::new(), Vec::new(), 0);
+            while !outbox.is_empty() {
+                outbox
+                    .seal::<TryReserveError>(&arena, &mut spares, |piece, sealed| {
+                        calls.push(piece.len());
+                        plain.extend_from_slice(piece);
+                        // Longer than it was, as with TLS.
+                        sealed.extend(piece.iter().chain(b"seal"));
+                        Ok(())
+                    })
+                    .unwrap();
+                let len = outbox.with_slices(&arena, |slices| slices.iter().map(|slice| slice.len()).sum());
+                outbox.advance(len, &mut spares);
+                writes += 1;
+            }
+            assert_eq!(plain, expected, "{lens:?}");
+            assert_eq!(writes, expected.len().div_ceil(SEALED_AT_ONCE_BYTES), "{lens:?}");
+            let shortest = calls.iter().filter(|&&len| len < RECORD_BYTES).count();
+            assert!(shortest <= 2, "{lens:?}: records of {calls:?}");
+        }
     }
 }

@@ -161,7 +161,8 @@ impl Connection {
     pub fn should_read(&self) -> bool {
         match self.stage {
             // A peer that must write before it reads would else never see our last words.
-            Stage::Handshake | Stage::Finishing | Stage::Lingering { .. } => true,
+            Stage::Finishing | Stage::Lingering { .. } => true,
+            Stage::Handshake => self.tls.as_ref().is_none_or(|tls| !tls.is_postponed()),
             Stage::Closing(_) => !self.flags.holding,
             Stage::Open => !self.flags.paused && !self.flags.holding,
             Stage::Vacant | Stage::Deciding(_) | Stage::Replying | Stage::Gone { .. } | Stage::Ended => false,

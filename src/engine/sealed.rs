@@ -46,8 +46,10 @@ impl Engine {
             if !tls.is_postponed() {
                 self.postponed.push_back(connection.id);
             }
-            if let Err(error) = tls.postpone(bytes) {
-                self.tls_failed(slot, &error);
+            match tls.postpone(bytes) {
+                // Meanwhile nothing more is read from it.
+                Ok(()) => self.mark_dirty(slot),
+                Err(error) => self.tls_failed(slot, &error),
             }
             return;
         }
@@ -62,6 +64,7 @@ impl Engine {
             self.current = Some(slot);
             let connection = &self.connections[slot as usize];
             if connection.stage == Stage::Handshake && connection.tls.is_some() {
+                self.mark_dirty(slot);
                 self.open_sealed(slot, Source::Elsewhere, &mut []);
             }
         }

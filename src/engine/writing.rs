@@ -313,6 +313,12 @@ impl Engine {
                 }
                 Some(tls) => {
                     outbox.seal(arena, &mut self.spares, |plain, sealed| tls.seal(plain, sealed))?;
+                    if connection.stage == Stage::Finishing && outbox.is_all_sealed() {
+                        // Its good-bye goes along with the last words. What the peer still says
+                        // is dropped: the session has done its work.
+                        let _ = outbox.seal_behind(|sealed| tls.close(sealed));
+                        connection.tls = None;
+                    }
                 }
                 None => {}
             }

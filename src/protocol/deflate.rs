@@ -509,24 +509,8 @@ impl Deflater {
             // without its tail is one byte (7.2.3.6).
             return if is_last { out.append(&[0], 1) } else { Ok(()) };
         }
-        let mut step = payload.len() / 2 + 64;
-        let mut taken = 0;
-        loop {
-            let before = (self.stream.total_in(), self.stream.total_out());
-            let room = out.room(step, 0)?;
-            let len = room.len();
-            self.compress(&payload[taken..], room);
-            taken += (self.stream.total_in() - before.0) as usize;
-            let given = (self.stream.total_out() - before.1) as usize;
-            out.fill(given);
-            if given < len {
-                break;
-            }
-            step = payload.len() - taken + 64;
-        }
-        if is_last {
-            out.truncate(out.len() - TAIL.len());
-        }
+        let given = self.compress(payload, out)?;
+        out.fill(if is_last { given - TAIL.len() } else { given });
         Ok(())
     }
 
@@ -534,23 +518,37 @@ impl Deflater {
     /// become smaller.
     pub fn deflate_whole(&mut self, payload: &[u8], out: &mut Buffer) -> Result<bool, TryReserveError> {
         self.reset();
-        // If this has not all of it, it is not smaller.
-        let room = payload.len() + TAIL.len();
-        let room = &mut out.room(room, 0)?[..room];
-        self.compress(payload, room);
-        let given = self.stream.total_out() as usize;
-        if given >= payload.len() + TAIL.len() || (self.stream.total_in() as usize) < payload.len() {
-            return Ok(false);
+        let len = self.compress(payload, out)? - TAIL.len();
+        if len < payload.len() {
+            out.fill(len);
         }
-        out.fill(given - TAIL.len());
-        Ok(true)
+        Ok(len < payload.len())
     }
 
-    fn compress(&mut self, payload: &[u8], out: &mut [u8]) {
+    /// Compresses into the room behind the content: how many bytes of it.
+    fn compress(&mut self, payload: &[u8], out: &mut Buffer) -> Result<usize, TryReserveError> {
+        // All of it fits: nine bits for a byte at worst. A stream of zlib-rs 0.6 that has found its
+        // room too small writes over the end of a buffer of its own later, and panics.
+        let len = payload.len();
+        let room = out.room(len + len / 8 + len / 64 + DEFLATED_BYTES_MORE, 0)?;
         self.is_new = false;
-        self.stream.compress(payload, out, FlushCompress::Sync).expect("a raw stream is never misused");
+        let mut given = 0;
+        // The library counts in 32 bits.
+        for part in payload.chunks(1 << 30) {
+            let before = (self.stream.total_in(), self.stream.total_out());
+            let room = &mut room[given..];
+            self.stream.compress(part, room, FlushCompress::Sync).expect("a raw stream is never misused");
+            let taken = (self.stream.total_in() - before.0) as usize;
+            let more = (self.stream.total_out() - before.1) as usize;
+            assert!(taken == part.len() && more < room.len(), "{taken} of {} were compressed", part.len());
+            given += more;
+        }
+        Ok(given)
     }
 }
+
+/// For block heads, which what can't be compressed needs every few kilobytes, and the flush.
+const DEFLATED_BYTES_MORE: usize = 128;
 
 /// The compressors of a shard, one for each size of window, made when they are needed.
 #[derive(Default)]
@@ -577,6 +575,8 @@ pub fn window_index(window_bits: u8) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use sha1::{Digest, Sha1};
+
     use super::*;
 
     fn rules(mode: Mode, window_bits: u8) -> DeflateRules {
@@ -805,14 +805,31 @@ mod tests {
     #[test]
     fn what_would_grow_is_not_compressed() {
         let mut deflater = Deflater::new(1, 15).unwrap();
-        let mut dice = crate::driver::sim::Dice::new(1);
-        let noise: Vec<u8> = (0..5000).map(|_| dice.roll() as u8).collect();
+        let noise: Vec<u8> = (0..250_u32).flat_map(|n| Sha1::digest(n.to_be_bytes())).collect();
         for payload in [&b"x"[..], b"abc", &noise] {
             assert!(!deflater.deflate_whole(payload, &mut Buffer::default()).unwrap(), "{}", payload.len());
         }
         let mut out = Buffer::default();
         assert!(deflater.deflate_whole(&[b'x'; 20], &mut out).unwrap());
         assert!(out.len() < 20);
+    }
+
+    #[test]
+    fn what_would_have_grown_leaves_nothing_behind() {
+        let mut dice = crate::driver::sim::Dice::new(1);
+        for bits in [9, 15] {
+            for level in [1, 2, 6, 9] {
+                let mut deflater = Deflater::new(level, bits).unwrap();
+                for len in [10, 1000, 50_000, 131_072, 200_000] {
+                    let noise: Vec<u8> = (0..len).map(|_| dice.roll() as u8).collect();
+                    assert!(!deflater.deflate_whole(&noise, &mut Buffer::default()).unwrap());
+                    let (mut out, payload) = (Buffer::default(), lines(20));
+                    assert!(deflater.deflate_whole(&payload, &mut out).unwrap());
+                    let mut inflater = Inflater::new().unwrap();
+                    assert!(inflated(&mut inflater, out.as_slice(), 1000, 1000, false) == payload);
+                }
+            }
+        }
     }
 
     #[test]

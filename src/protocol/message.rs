@@ -417,7 +417,8 @@ impl Frames {
         });
         // "c1 80" is what some clients make of an empty message: no stream has a part in it.
         let mut piece = None;
-        if !chunk.is_empty() {
+        // A stream that has begun may have more to give, if nothing to take.
+        if !chunk.is_empty() || message.inflater.is_some() {
             let mut inflater = match message.inflater.take() {
                 Some(inflater) => inflater,
                 None => self.inflater(context.inflation)?,

@@ -7,6 +7,7 @@
     tests/bench/bench.py                                   echo and floor, all scenarios
     tests/bench/bench.py --scenario 50x20 --rounds 10      one of them, longer
     tests/bench/bench.py --scenario 'tls-*' --peers        those that match, peers too
+    tests/bench/bench.py --set deflate.level=6             echo with an option
     tests/bench/bench.py --control                         the floor against itself: what noise looks like
     tests/bench/bench.py --peer uws='/opt/uws/echo -q'     another server that takes --listen and says
                                                            "listening on 127.0.0.1:PORT" (without TLS and compression)
@@ -84,6 +85,7 @@ def read_options():
     parser.add_argument("--peers", action="store_true", help="tungstenite and ws, too; installs them in target/bench")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="another server too")
     parser.add_argument("--control", action="store_true", help="only the floor, twice")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option for echo")
     parser.add_argument("--no-echo", action="store_true", help="only the floor and the peers")
     parser.add_argument("--check", action="store_true", help="exit 1 if echo is far from the floor or behind a peer")
     parser.add_argument("--json", action="store_true", help="results as JSON")
@@ -106,8 +108,10 @@ def commands_of(mode, options):
         return {}
     if options.control:
         return {"floor": servers.command("floor", PLAIN), "floor again": servers.command("floor", PLAIN)}
-    names = ["floor", *([] if options.no_echo else ["echo"]), *options.installed]
+    names = ["floor", *([] if options.no_echo else ["echo", servers.ECHO_LEVEL_2]), *options.installed]
     commands = {name: servers.command(name, mode) for name in names}
+    for setting in options.set if "echo" in commands else []:
+        commands["echo"] += ["--set", setting]
     for peer in options.peer:
         name, _, command = peer.partition("=")
         if not command or name in commands:

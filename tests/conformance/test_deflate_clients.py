@@ -1,6 +1,7 @@
 """Clients of today compress their messages to `echo`, in the clear and over TLS, and take compressed ones back."""
 
 import json
+import random
 import subprocess
 
 import pytest
@@ -27,6 +28,16 @@ def way(request, server, authority):
     address = dict(zip(["ws", "wss"], server.addresses))[request.param]
     port = address.rpartition(":")[2]
     return f"{request.param}://localhost:{port}/", authority if request.param == "wss" else None
+
+
+def test_messages_that_can_not_be_made_smaller_do_no_harm_to_those_after_them(way):
+    url, authority = way
+    with connect(url, ssl=authority and authority.client(), max_size=None) as connection:
+        for size in (1000, 70_000, 300_000, 70_000):
+            noise = random.Random(size).randbytes(size)
+            for message in (noise, noise.hex()[:size], bytes(byte & 0x1F for byte in noise)):
+                connection.send(message)
+                assert connection.recv(timeout=10) == message
 
 
 # What a client may ask for: each alone and all together.

@@ -2,6 +2,7 @@
 //!
 //! Written from the specifications and not with our own code, which it is to check.
 
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use fullduplex::protocol::Dialect;
 
 /// Every dialect, for tests that hold in all of them.
@@ -31,6 +32,26 @@ pub fn request(dialect: Dialect, path: &str) -> Vec<u8> {
     )
     .into_bytes()
 }
+
+/// The same request with one more header line.
+pub fn request_with(dialect: Dialect, path: &str, line: &str) -> Vec<u8> {
+    let request = request(dialect, path);
+    let place = request.iter().position(|&byte| byte == b'\n').expect("a head has lines") + 1;
+    [&request[..place], line.as_bytes(), b"\r\n", &request[place..]].concat()
+}
+
+/// Compressed on its own (RFC 7692, 7.2.1).
+pub fn deflated(payload: &[u8]) -> Vec<u8> {
+    let mut stream = Compress::new(Compression::new(6), false);
+    let mut out = Vec::with_capacity(payload.len() + 1000);
+    stream.compress_vec(payload, &mut out, FlushCompress::Sync).expect("a good stream");
+    assert!(out.len() < out.capacity() && out.ends_with(&[0x00, 0x00, 0xFF, 0xFF]), "the flush is whole");
+    out.truncate(out.len() - 4);
+    out
+}
+
+/// What a client offers that compresses, and remembers nothing from message to message.
+pub const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover";
 
 /// A frame as a client of HyBi or RFC 6455 sends it, whole and masked.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -106,13 +127,26 @@ pub struct Reader {
     /// The fragments of a message that has not ended, and how it began.
     begun: Option<(u8, Vec<u8>)>,
     is_open: bool,
+    /// What was agreed on: the window of the server's messages, and must they be inflated each on
+    /// its own?
+    inflater: Option<(Decompress, bool)>,
+    /// How many messages came compressed.
+    pub compressed: usize,
     /// The head and body of the answer.
     pub answer: String,
 }
 
 impl Reader {
     pub fn new(dialect: Dialect) -> Self {
-        Self { dialect, bytes: Vec::new(), begun: None, is_open: false, answer: String::new() }
+        Self {
+            dialect,
+            bytes: Vec::new(),
+            begun: None,
+            is_open: false,
+            inflater: None,
+            compressed: 0,
+            answer: String::new(),
+        }
     }
 
     /// Bytes came. The error says what is wrong with them.
@@ -127,6 +161,11 @@ impl Reader {
                 true => match read_frame(rest)? {
                     None => None,
                     Some(Frame { first, payload, len }) => match join(&mut self.begun, first, payload)? {
+                        Some((first, payload)) if first & 0x40 != 0 => {
+                            let payload = inflated(self.inflater.as_mut(), &payload)?;
+                            self.compressed += 1;
+                            Some((meaning(first & !0x40, &payload)?, len))
+                        }
                         Some((first, payload)) => Some((meaning(first, &payload)?, len)),
                         None => {
                             taken += len;
@@ -139,6 +178,7 @@ impl Reader {
             if let Heard::Http(status) = item {
                 self.answer = String::from_utf8_lossy(&rest[..len]).into_owned();
                 self.is_open = status == 101;
+                self.inflater = inflater_for(&self.answer)?;
             }
             heard.push(item);
             taken += len;
@@ -237,6 +277,9 @@ fn join(
     first: u8,
     payload: &[u8],
 ) -> Result<Option<(u8, Vec<u8>)>, String> {
+    if first & 0x40 != 0 && !matches!(first & 0x0F, 1 | 2) {
+        return Err(format!("a compressed frame begins with {first:#x}"));
+    }
     match (first & 0x0F, &mut *begun) {
         (0, None) => return Err("a continuation of nothing".to_string()),
         (1 | 2, Some(_)) => return Err("a message inside another".to_string()),
@@ -245,6 +288,43 @@ fn join(
         _ => return Ok(Some((first, payload.to_vec()))),
     }
     Ok(begun.take_if(|_| first & 0x80 != 0))
+}
+
+fn inflater_for(answer: &str) -> Result<Option<(Decompress, bool)>, String> {
+    let line = answer.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: "));
+    let Some(line) = line else { return Ok(None) };
+    let mut parameters = line.split("; ");
+    if parameters.next() != Some("permessage-deflate") {
+        return Err(format!("{line} was agreed on"));
+    }
+    let (mut bits, mut on_its_own) = (15, false);
+    for parameter in parameters {
+        match parameter.split_once('=') {
+            Some(("server_max_window_bits", value)) => bits = value.parse().map_err(|_| "bad window bits")?,
+            Some(("client_max_window_bits", _)) => {}
+            None if parameter == "server_no_context_takeover" => on_its_own = true,
+            None if parameter == "client_no_context_takeover" => {}
+            _ => return Err(format!("{parameter} was agreed on")),
+        }
+    }
+    Ok(Some((Decompress::new_with_window_bits(false, bits), on_its_own)))
+}
+
+fn inflated(inflater: Option<&mut (Decompress, bool)>, payload: &[u8]) -> Result<Vec<u8>, String> {
+    let (stream, on_its_own) = inflater.ok_or("a compressed message, and nobody agreed on that")?;
+    if *on_its_own {
+        stream.reset(false);
+    }
+    let wire = [payload, &[0x00, 0x00, 0xFF, 0xFF]].concat();
+    let (mut taken, mut out) = (0, Vec::new());
+    while taken < wire.len() || out.len() == out.capacity() {
+        out.reserve(2 * wire.len() + 100);
+        let before = stream.total_in();
+        let flush = FlushDecompress::Sync;
+        stream.decompress_vec(&wire[taken..], &mut out, flush).map_err(|error| error.to_string())?;
+        taken += (stream.total_in() - before) as usize;
+    }
+    Ok(out)
 }
 
 fn meaning(first: u8, payload: &[u8]) -> Result<Heard, String> {

@@ -285,6 +285,11 @@ impl<W: World> Scene<W> {
         &self.clients[client.0].reader.answer
     }
 
+    /// How many messages came to the client compressed.
+    pub fn compressed(&self, client: Client) -> usize {
+        self.clients[client.0].reader.compressed
+    }
+
     pub fn wire(&mut self, client: Client) -> &mut W::Wire {
         self.clients[client.0].wire.as_mut().expect("it has not reset")
     }

@@ -68,6 +68,7 @@ fn ten_thousand_conversations_with_faults_keep_every_promise() {
             && all.messages > 5 * count,
         "{all:?}"
     );
+    assert!(all.compressed > enough, "{all:?}");
     assert!(all.rejected > enough && all.drains > enough && all.lent > enough / 10, "{all:?}");
     assert!(all.closed_by[1..].iter().all(|&closes| closes > enough / 5), "{all:?}");
     assert!(
@@ -103,6 +104,8 @@ pub struct Census {
     opened: u64,
     rejected: u64,
     messages: u64,
+    /// That came to a client compressed.
+    compressed: u64,
     arrived: u64,
     drains: u64,
     faults: u64,
@@ -171,6 +174,8 @@ struct Plan {
     is_secure: bool,
     /// Messages of many kilobytes.
     is_large: bool,
+    /// The server compresses for those who offer it.
+    deflates: bool,
     /// Time may pass in leaps while nothing happens.
     leaps: u32,
     steps_max: usize,
@@ -185,6 +190,7 @@ impl Conversation {
             // A handshake takes as long as a conversation.
             is_secure: seed % 10 == 7,
             is_large: dice.hits(150),
+            deflates: dice.hits(400),
             leaps: if is_peaceful { 0 } else { *dice.pick(&[0, 0, 0, 1, 30]) },
             steps_max: if is_peaceful { 100_000 } else { 500 + dice.unevenly_up_to(20_000) },
         };
@@ -432,6 +438,10 @@ impl Conversation {
         self.gate.enter(&limits).map_err(|why| format!("the gate still counts somebody: {why}"))?;
         let counters = &self.table.counters;
         let (open, closed) = (counters.connections.get(), counters.closed.get());
+        let windows = self.gate.windows.taken_bytes();
+        if windows > 0 {
+            return Err(format!("{windows} bytes are set aside for the windows of nobody"));
+        }
         if !self.table.is_quiet() || (open, closed) != (0, shared.census.opened) {
             return Err(format!("the table keeps something: {open} open, {closed} closed"));
         }
@@ -459,6 +469,7 @@ impl Conversation {
         }
         let mut census = std::mem::take(&mut shared.census);
         census.arrived = self.clients.iter().map(|client| client.heard_count() as u64).sum();
+        census.compressed = self.clients.iter().map(|client| client.compressed() as u64).sum();
         census.turns = self.turns;
         census.words = shared.releases.len() as u64;
         census.rejected = counters.rejected.get();
@@ -486,6 +497,7 @@ impl Census {
             (&mut self.opened, other.opened),
             (&mut self.rejected, other.rejected),
             (&mut self.messages, other.messages),
+            (&mut self.compressed, other.compressed),
             (&mut self.arrived, other.arrived),
             (&mut self.drains, other.drains),
             (&mut self.faults, other.faults),
@@ -566,6 +578,17 @@ fn config(dice: &mut Dice, plan: &Plan, longest: &str) -> Config {
     set("timeout.idle", &["0"], &["0", "0", "200ms", "60s"]);
     set("timeout.write_stall", &["1h"], &["100ms", "1s", "30s"]);
     set("ping.interval", &["0", "100ms", "30s"], &["0", "100ms", "30s"]);
+    if plan.deflates {
+        for (key, choices) in [
+            ("deflate", &["shared", "dedicated", "dedicated"][..]),
+            ("deflate.budget", &["64m", "600k"]),
+            ("deflate.min_size", &["0", "30", "128"]),
+            ("deflate.level", &["1", "1", "6"]),
+            ("deflate.window_bits", &["15", "15", "9", "12"]),
+        ] {
+            set(key, choices, choices);
+        }
+    }
     set("ping.timeout", &["0"], &["0", "50ms", "300ms", "20s"]);
     config
 }

@@ -18,6 +18,8 @@ pub struct Client {
     number: usize,
     is_secure: bool,
     dialect: Dialect,
+    /// It may compress, because the server will agree.
+    deflates: bool,
     state: State,
     reader: Reader,
     /// What it will say, by frames. The first is partly sent.
@@ -140,6 +142,7 @@ impl Client {
             number,
             is_secure: plan.is_secure,
             dialect,
+            deflates: plan.deflates && dialect == Dialect::Rfc6455 && dice.hits(700),
             state: State::Away { for_acts: dice.unevenly_up_to(60) },
             reader: Reader::new(dialect),
             outgoing: VecDeque::new(),
@@ -176,6 +179,10 @@ impl Client {
 
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
+    }
+
+    pub fn compressed(&self) -> usize {
+        self.reader.compressed
     }
 
     pub fn heard_count(&self) -> usize {
@@ -244,7 +251,10 @@ impl Client {
     fn prepare(&mut self, dice: &mut Dice, plan: &Plan, message_bytes_max: usize) {
         let is_rude = !plan.is_peaceful;
         let path = format!("/client/{}", self.number);
-        self.outgoing.push_back(peer::request(self.dialect, &path));
+        self.outgoing.push_back(match self.deflates {
+            true => peer::request_with(self.dialect, &path, &offer(dice)),
+            false => peer::request(self.dialect, &path),
+        });
         if is_rude && dice.hits(30) {
             // Never opens, and says nothing that counts.
             let bad = dice.pick(&[
@@ -312,8 +322,13 @@ impl Client {
             self.outgoing.push_back([&[0x00], payload, &[0xFF]].concat());
             return;
         }
+        let deflated;
         let mut rest = payload;
         let mut opcode = if kind == Kind::Text { 1 } else { 2 };
+        if self.deflates && dice.hits(700) {
+            deflated = peer::deflated(payload);
+            (rest, opcode) = (&deflated, opcode | 0x40);
+        }
         while dice.hits(300) {
             let (fragment, after) = rest.split_at(dice.below(rest.len() + 1));
             self.outgoing.push_back(peer::frame(opcode, fragment));
@@ -481,6 +496,18 @@ impl Client {
             self.outgoing.insert(place, frame);
         }
     }
+}
+
+/// What the server may remember differs, and how much.
+fn offer(dice: &mut Dice) -> String {
+    let mut offer = peer::OFFER.to_string();
+    for parameter in ["server_no_context_takeover", "server_max_window_bits=9", "client_max_window_bits"] {
+        if dice.hits(300) {
+            offer.push_str("; ");
+            offer.push_str(parameter);
+        }
+    }
+    offer
 }
 
 fn shown(item: &Heard) -> String {

@@ -14,7 +14,7 @@ use fullduplex::engine::Command;
 use fullduplex::engine::connection::UserData;
 use fullduplex::engine::event::EventKind;
 use fullduplex::engine::table::{Life, Table, charge};
-use fullduplex::engine::turn::{EventView, Handler, Misuse, Turn};
+use fullduplex::engine::turn::{EventView, Handler, Message, Misuse, Turn};
 use fullduplex::id::ConnId;
 use fullduplex::protocol::deflate::Wish;
 use fullduplex::protocol::{Kind, WireForm};
@@ -162,6 +162,7 @@ impl Shared {
         }
         self.sends += 1;
         let payload = format!("afar {} to {conn}", self.sends).into_bytes();
+        let wish = *self.dice.pick(&[Wish::Auto, Wish::Auto, Wish::Compressed, Wish::Plain]);
         let (entry, len) = (entry.get(), charge(payload.len()));
         let waiting = entry.add_to_mailbox(conn, len)?;
         if waiting + entry.outbox_bytes.get() > self.limit_bytes {
@@ -169,7 +170,7 @@ impl Shared {
             return None;
         }
         self.known(conn).sent_from_afar.push(payload.clone());
-        Some(Command::Send { conn, kind: Kind::Text, payload, last: true, wish: Wish::Auto })
+        Some(Command::Send { conn, kind: Kind::Text, payload, last: true, wish })
     }
 
     /// Hixie has none; `Server::ping` refuses them.
@@ -262,7 +263,11 @@ impl Shared {
 
     /// Sends, and remembers what was taken.
     fn send(&mut self, turn: &mut Turn<'_>, conn: ConnId, kind: Kind, payload: &[u8]) -> Result<(), String> {
-        let answer = turn.send(conn, kind, payload);
+        let wish = *self.dice.pick(&[Wish::Auto, Wish::Auto, Wish::Compressed, Wish::Plain]);
+        let answer = match self.dice.hits(200) {
+            true => Message::new(kind, payload).and_then(|message| turn.send_message(conn, &message, wish)),
+            false => turn.send_as(conn, kind, payload, true, wish),
+        };
         self.kernel.note(|| format!("  sends {} to {conn:?}: {answer:?}", payload.len()));
         if let (Ok(_), Some((entry, _))) = (&answer, self.table.find(conn)) {
             let queued = entry.get().queued_bytes();

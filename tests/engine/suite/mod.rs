@@ -2,6 +2,7 @@
 
 mod callbacks;
 mod closing;
+mod deflate;
 mod handshakes;
 mod limits;
 mod messages;

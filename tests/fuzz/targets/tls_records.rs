@@ -48,6 +48,7 @@ struct Pair {
     server_waits_to_say: Vec<u8>,
     server_said: Vec<u8>,
     server_heard: Vec<u8>,
+    has_client_ended: bool,
     has_server_ended: bool,
     /// Somebody has changed something.
     is_touched: bool,
@@ -68,6 +69,7 @@ impl Pair {
             server_waits_to_say: Vec::new(),
             server_said: Vec::new(),
             server_heard: Vec::new(),
+            has_client_ended: false,
             has_server_ended: false,
             is_touched: false,
             has_failed: false,
@@ -123,13 +125,14 @@ impl Pair {
             }
             b'w' => self.split_hello(1 + script.number()),
             b'k' => {
-                if self.is_newest && !self.client.is_handshaking() && !self.has_client_ended() {
+                if self.is_newest && !self.client.is_handshaking() && !self.has_client_ended {
                     let _ = self.client.refresh_traffic_keys();
                     self.client_writes();
                 }
             }
             b'e' => {
                 if !self.client.is_handshaking() {
+                    self.has_client_ended = true;
                     self.client.send_close_notify();
                     self.client_writes();
                 }
@@ -168,12 +171,10 @@ impl Pair {
         }
     }
 
-    fn has_client_ended(&self) -> bool {
-        // What it says after its own end it only keeps.
-        !self.client.wants_read() && !self.client.is_handshaking()
-    }
-
     fn client_says(&mut self, words: &[u8]) {
+        if self.has_client_ended {
+            return;
+        }
         // Before its handshake is done rustls keeps a part of it for later, and says how much.
         let taken = self.client.writer().write(words).unwrap_or(0);
         self.client_said.extend(&words[..taken]);
