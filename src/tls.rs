@@ -154,6 +154,11 @@ impl TlsSession {
         self.is_peer_done
     }
 
+    /// Of the peer's, until more comes; no more than [`PARTIAL_BYTES_MAX`].
+    pub fn kept_bytes(&self) -> usize {
+        self.partial.len()
+    }
+
     /// Nothing more can be sealed.
     pub fn is_over(&self) -> bool {
         self.is_over
@@ -627,7 +632,7 @@ const SEALED_BYTES_MAX: usize = RECORD_BYTES + 2048;
 const RECORD_OVERHEAD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 8 + 16 + 1;
 /// What is kept until a record, or a message of the handshake, is whole: rustls takes messages
 /// of 64 KiB, and one read may have come behind that while the handshake waited for its turn.
-const PARTIAL_BYTES_MAX: usize = 192 * 1024;
+pub const PARTIAL_BYTES_MAX: usize = 192 * 1024;
 
 #[cfg(test)]
 mod tests;
