@@ -2,6 +2,7 @@
 
 use fullduplex::buffer::BufferPool;
 use fullduplex::driver::sim::Dice;
+use fullduplex::protocol::deflate::{DeflateRules, Inflation};
 use fullduplex::protocol::handshake::{Origins, Rules};
 use fullduplex::protocol::{
     Context, Dialect, Failure, Flow, Incoming, Kind, Protocol, Versions, close::Violation, hixie, message,
@@ -207,14 +208,13 @@ impl Hearing {
         }
         let Listener::Protocol(protocol) = &mut self.listener else { return };
         let mut more = [peer::text("more"), peer::request(Dialect::Rfc6455, "/")].concat();
-        let mut context =
-            Context {
-                streams: false,
-                message_bytes_max: 1000,
-                fragments_max: 10,
-                pool: &mut self.pool,
-                inflation: &mut self.inflation,
-            };
+        let mut context = Context {
+            streams: false,
+            message_bytes_max: 1000,
+            fragments_max: 10,
+            pool: &mut self.pool,
+            inflation: &mut self.inflation,
+        };
         let flow = protocol.receive(&mut more, &self.rules, &mut context, &mut |late| {
             panic!("{late:?} after the end");
         });
