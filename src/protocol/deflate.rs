@@ -460,7 +460,8 @@ impl Inflater {
         let mut out = [0; 8];
         let end: &[u8] = if keeps_context { &TAIL } else { &TAIL_AND_END };
         let step = self.step(end, &mut out)?;
-        let is_at_end = step == Step { taken: end.len(), given: 0 } && (keeps_context || self.has_ended);
+        let is_between_blocks = self.final_blocks == 0 && self.has_ended != keeps_context;
+        let is_at_end = step == Step { taken: end.len(), given: 0 } && is_between_blocks;
         if is_at_end { Ok(()) } else { Err(Violation::BadDeflate) }
     }
 

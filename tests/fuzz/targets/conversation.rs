@@ -29,6 +29,7 @@ use fullduplex::engine::table::Life;
 use fullduplex::engine::turn::{EventView, Handler, Message, Turn};
 use fullduplex::id::ConnId;
 use fullduplex::protocol::close::{CloseCode, CloseFrame};
+use fullduplex::protocol::deflate::Wish;
 use fullduplex::protocol::{Control, Kind};
 use fullduplex::server::shard::Shard;
 use fullduplex::server::{Answer, Server};
@@ -255,7 +256,7 @@ impl Shared {
                 let last = order != b'F';
                 let _ = match turn {
                     Some(turn) => turn.send_fragment(conn, kind, script.words(), last),
-                    None => server.send(conn, kind, script.words(), last),
+                    None => server.send(conn, kind, script.words(), last, Wish::Auto),
                 };
             }
             b'P' => {

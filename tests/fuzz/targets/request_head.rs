@@ -5,6 +5,7 @@
 #![no_main]
 
 use fullduplex::driver::sim::Dice;
+use fullduplex::protocol::deflate::{DeflateRules, Mode};
 use fullduplex::protocol::handshake::{
     OWN_HEADERS, Offer, Origins, Rules, choose_protocol, negotiate, offers_protocol, response_head,
 };
@@ -107,7 +108,7 @@ fn check_acceptance(request: &Request, offer: Offer, rules: &Rules) {
     }
     let protocol = protocol.filter(|name| !name.is_empty());
     for (own, secure) in [("", false), ("X-Own: 1\r\n", true)] {
-        let bytes = response_head(request, offer.dialect, protocol.as_deref(), own, secure);
+        let bytes = response_head(request, &offer, protocol.as_deref(), own, secure);
         let bytes = bytes.expect("there is memory");
         let response = Response::read(&bytes).expect("an acceptance is whole");
         assert_eq!((response.status, response.head_len), (101, bytes.len()));
@@ -125,6 +126,11 @@ fn check_acceptance(request: &Request, offer: Offer, rules: &Rules) {
             _ => {
                 // 20 bytes in base64.
                 assert_eq!(response.header("sec-websocket-accept").map(<[u8]>::len), Some(28));
+                let agreed = response.header("sec-websocket-extensions");
+                assert_eq!(
+                    agreed.map(<[u8]>::to_vec),
+                    offer.deflate.map(|deflate| deflate.answer().into_bytes())
+                );
             }
         }
     }
@@ -161,5 +167,10 @@ fn rules(bytes: &[u8]) -> Rules {
             _ => Origins::Any,
         },
         head_bytes_max: *dice.pick(&[16 * 1024, 16 * 1024, 200]),
+        deflate: DeflateRules {
+            mode: *dice.pick(&[Mode::Off, Mode::Shared, Mode::Dedicated]),
+            window_bits: 9 + dice.below(7) as u8,
+            ..DeflateRules::OFF
+        },
     }
 }
