@@ -214,7 +214,10 @@ impl TlsSession {
             }
             // The record is made whole, and no more than that: what follows is opened where it
             // lies.
-            let missing = missing_bytes(&self.partial[self.read..]).ok_or(TlsError::TooBig)?;
+            let Some(missing) = missing_bytes(&self.partial[self.read..]) else {
+                self.is_over = true;
+                return Err(TlsError::TooBig);
+            };
             let (piece, rest) = bytes.split_at_mut(missing.min(bytes.len()));
             self.keep(piece)?;
             bytes = rest;

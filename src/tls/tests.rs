@@ -273,6 +273,9 @@ fn a_record_longer_than_any_can_be_is_refused_by_its_head() {
                 }
                 let result = head.chunks(piece_bytes).try_for_each(|piece| pair.server_reads(piece));
                 assert!(result.is_err(), "{len} bytes, in pieces of {piece_bytes}");
+                let mut more = Vec::new();
+                assert_eq!(pair.server.seal(b"more", &mut more), Err(TlsError::Closed));
+                assert_eq!(pair.server.close(&mut more), Err(TlsError::Closed));
             }
         }
     }
