@@ -316,7 +316,8 @@ impl TlsSession {
         loop {
             // Half a message of the handshake may lie there.
             let status = self.rustls.process_tls_records(&mut self.partial);
-            match status.state? {
+            let state = status.state.inspect_err(|_| self.is_over = true)?;
+            match state {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     return append(sealed, room, |room| write(&mut traffic, room));
                 }

@@ -282,6 +282,21 @@ fn a_record_longer_than_any_can_be_is_refused_by_its_head() {
 }
 
 #[test]
+fn nothing_is_sealed_once_the_head_of_such_a_record_has_come() {
+    for version in BOTH {
+        let mut pair = Pair::established(version);
+        for byte in [0x17, 3, 3, 0xFF, 0xFF] {
+            pair.server_reads(&[byte]).unwrap();
+        }
+        let mut more = Vec::new();
+        assert!(pair.server.seal(b"more", &mut more).is_err());
+        assert_eq!(pair.server.seal(b"more", &mut more), Err(TlsError::Closed));
+        assert_eq!(pair.server.close(&mut more), Err(TlsError::Closed));
+        assert_eq!(more, b"");
+    }
+}
+
+#[test]
 fn what_is_kept_has_a_limit() {
     let mut session = TlsSession::new(&acceptor()).unwrap();
     session.postpone(&[0x16; PARTIAL_BYTES_MAX]).unwrap();

@@ -48,6 +48,7 @@ struct Pair {
     server_waits_to_say: Vec<u8>,
     server_said: Vec<u8>,
     server_heard: Vec<u8>,
+    key_changes: usize,
     has_client_ended: bool,
     has_server_ended: bool,
     /// Somebody has changed something.
@@ -69,6 +70,7 @@ impl Pair {
             server_waits_to_say: Vec::new(),
             server_said: Vec::new(),
             server_heard: Vec::new(),
+            key_changes: 0,
             has_client_ended: false,
             has_server_ended: false,
             is_touched: false,
@@ -125,7 +127,12 @@ impl Pair {
             }
             b'w' => self.split_hello(1 + script.number()),
             b'k' => {
-                if self.is_newest && !self.client.is_handshaking() && !self.has_client_ended {
+                if self.is_newest
+                    && !self.client.is_handshaking()
+                    && !self.has_client_ended
+                    && self.key_changes < KEY_CHANGES_MAX
+                {
+                    self.key_changes += 1;
                     let _ = self.client.refresh_traffic_keys();
                     self.client_writes();
                 }
@@ -205,6 +212,12 @@ impl Pair {
     }
 
     fn up(&mut self, len: usize) {
+        if self.has_server_ended && self.is_touched {
+            // The engine lets go of a session with its last word, and rustls asserts that no alert
+            // comes after that.
+            self.has_failed = true;
+            return;
+        }
         let mut piece: Vec<u8> = self.up.drain(..len.min(self.up.len())).collect();
         let result = self.server.receive(&mut piece, &mut self.server_heard, &mut self.down);
         self.check(result);
@@ -303,3 +316,5 @@ static OURS: LazyLock<Ours> = LazyLock::new(|| {
 
 /// A handshake takes two, and each side's words, an end, and its answer one more.
 const EXCHANGES_MAX: usize = 16;
+/// rustls takes 32 for an attack.
+const KEY_CHANGES_MAX: usize = 16;
