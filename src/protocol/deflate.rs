@@ -324,13 +324,15 @@ pub struct Inflation {
     /// Small messages lie here until they are delivered. While others hold it, too, messages
     /// get memory of their own.
     pub memory: Arc<Buffer>,
+    /// With the connection that is receiving.
+    pub agreement: Option<Agreement>,
     /// What may still be inflated in this turn.
     bytes_left: usize,
 }
 
 impl Default for Inflation {
     fn default() -> Self {
-        Self { free: Vec::new(), memory: Arc::default(), bytes_left: BYTES_PER_TURN }
+        Self { free: Vec::new(), memory: Arc::default(), agreement: None, bytes_left: BYTES_PER_TURN }
     }
 }
 
