@@ -155,8 +155,9 @@ impl Engine {
         if offer.deflate.is_some() {
             self.entry(slot).set_deflate();
         }
-        if let Some(place) = self.connections[slot as usize].protocol.windows() {
-            *place = windows;
+        if let Some(windows) = windows {
+            let place = self.connections[slot as usize].protocol.windows();
+            *place.expect("what agrees on windows is open") = Some(windows);
         }
         if accepted.is_open {
             self.events.push_back(Event { conn: id, kind: EventKind::Open, body: Body::None });

@@ -162,7 +162,7 @@ impl Engine {
             }
             Err(_) => Err(NoMemory),
         };
-        if pushed.is_err() {
+        if pushed.is_err() && agreement.keeps_ours() {
             // Its history is not the peer's any more.
             if let Some(Some(windows)) = self.connections[slot as usize].protocol.windows() {
                 windows.deflater = None;
@@ -189,7 +189,8 @@ impl Engine {
             return Ok(Deflated::Not);
         }
         let deflaters = &mut self.deflaters;
-        let windows = self.connections[slot as usize].protocol.windows().filter(|_| agreement.keeps_ours());
+        let protocol = &mut self.connections[slot as usize].protocol;
+        let windows = if agreement.keeps_ours() { protocol.windows() } else { None };
         let Some(windows) = windows else {
             let is_smaller = match outgoing {
                 Outgoing::Message(message) => return message.deflated(level, bits, deflaters, room),

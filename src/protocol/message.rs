@@ -18,8 +18,6 @@ use crate::buffer::Buffer;
 pub struct Frames {
     /// What is half there. `None` between two messages, so that waiting costs a word.
     partial: Option<Box<Partial>>,
-    agreement: Option<Agreement>,
-    windows: Option<Box<Windows>>,
 }
 
 struct Partial {
@@ -28,6 +26,8 @@ struct Partial {
     frame: Option<FrameInArrival>,
     control: [u8; CONTROL_BYTES_MAX],
     message: Option<Assembly>,
+    /// Of a connection that remembers its messages. Also when nothing is half there.
+    windows: Option<Box<Windows>>,
 }
 
 /// A frame whose head is there and whose payload is not, or not whole.
@@ -55,17 +55,9 @@ struct Assembly {
 }
 
 impl Frames {
-    pub fn new(agreement: Option<Agreement>) -> Self {
-        Self { agreement, ..Self::default() }
-    }
-
-    #[inline]
-    pub fn agreement(&self) -> Option<Agreement> {
-        self.agreement
-    }
-
+    /// Where a connection that was promised to keeps what it remembers.
     pub fn windows(&mut self) -> &mut Option<Box<Windows>> {
-        &mut self.windows
+        &mut self.partial().windows
     }
 
     /// Takes what was read and gives what it means. After `Flow::Closed` the rest is ignored.
@@ -75,8 +67,9 @@ impl Frames {
         context: &mut Context<'_>,
         events: &mut impl FnMut(Incoming<'a>),
     ) -> Result<Flow, Violation> {
+        let may_be_compressed = context.inflation.agreement.is_some();
         while !bytes.is_empty() {
-            if self.agreement.is_some() && context.inflation.is_used_up() {
+            if may_be_compressed && context.inflation.is_used_up() {
                 return Ok(Flow::Full { left: bytes.len() });
             }
             if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
@@ -89,12 +82,12 @@ impl Frames {
             }
             let (head, rest) = match &mut self.partial {
                 Some(partial) if partial.head_len > 0 => {
-                    match partial.complete_head(bytes, self.agreement.is_some())? {
+                    match partial.complete_head(bytes, may_be_compressed)? {
                         Some((head, taken)) => (head, &mut bytes[taken..]),
                         None => return Ok(Flow::Open),
                     }
                 }
-                _ => match FrameHead::parse(bytes, self.agreement.is_some())? {
+                _ => match FrameHead::parse(bytes, may_be_compressed)? {
                     Some((head, head_len)) => (head, &mut bytes[head_len..]),
                     None => {
                         self.partial().keep_head(bytes);
@@ -164,6 +157,11 @@ impl Frames {
     }
 
     #[cfg(test)]
+    pub fn holds_memory(&self) -> bool {
+        self.partial.is_some()
+    }
+
+    #[cfg(test)]
     pub fn assembled_capacity(&self) -> usize {
         let message = self.partial.as_ref().and_then(|partial| partial.message.as_ref());
         message.map_or(0, |message| message.buffer.capacity())
@@ -177,6 +175,7 @@ impl Frames {
                 frame: None,
                 control: [0; CONTROL_BYTES_MAX],
                 message: None,
+                windows: None,
             })
         })
     }
@@ -331,7 +330,7 @@ impl Frames {
     /// What is given on as it is inflated is inflated in small steps, between which the turn's
     /// share of work can end.
     fn chunk_bytes_max(&mut self, head: &FrameHead, context: &Context<'_>) -> usize {
-        let is_bounded = self.agreement.is_some()
+        let is_bounded = context.inflation.agreement.is_some()
             && context.streams
             && (head.is_compressed || self.message().is_some_and(|message| message.is_compressed));
         if is_bounded { STREAMED_BYTES_MAX } else { usize::MAX }
@@ -464,10 +463,10 @@ impl Frames {
 
     /// What this connection remembers, or what the shard lends.
     fn inflater(&mut self, inflation: &mut Inflation) -> Result<Box<Inflater>, Violation> {
-        if !self.agreement.is_some_and(Agreement::keeps_theirs) {
+        if !inflation.agreement.is_some_and(Agreement::keeps_theirs) {
             return inflation.take();
         }
-        match self.windows.get_or_insert_default().inflater.take() {
+        match self.windows().get_or_insert_default().inflater.take() {
             Some(inflater) => Ok(inflater),
             None => Inflater::new().map_err(|_| Violation::OutOfMemory),
         }
@@ -479,11 +478,11 @@ impl Frames {
         mut inflater: Box<Inflater>,
         inflation: &mut Inflation,
     ) -> Result<(), Violation> {
-        let keeps_context = self.agreement.is_some_and(Agreement::keeps_theirs);
+        let keeps_context = inflation.agreement.is_some_and(Agreement::keeps_theirs);
         inflater.finish(keeps_context)?;
         inflation.charge(&mut inflater);
         match keeps_context {
-            true => self.windows.get_or_insert_default().inflater = Some(inflater),
+            true => self.windows().get_or_insert_default().inflater = Some(inflater),
             false => inflation.give_back(inflater),
         }
         Ok(())
@@ -504,7 +503,7 @@ impl Frames {
     #[inline]
     fn forget_if_empty(&mut self) {
         if let Some(partial) = &self.partial {
-            if partial.frame.is_none() && partial.message.is_none() {
+            if partial.frame.is_none() && partial.message.is_none() && partial.windows.is_none() {
                 self.partial = None;
             }
         }

@@ -55,6 +55,7 @@ enum State {
         dialect: Dialect,
         frames: Frames,
         we_closed: bool,
+        deflate: Option<Agreement>,
     },
     Closed,
 }
@@ -167,7 +168,8 @@ impl Protocol {
     ) -> Result<Flow, Failure> {
         let flow = loop {
             match &mut self.state {
-                State::Open { dialect, frames, .. } => {
+                State::Open { dialect, frames, deflate, .. } => {
+                    context.inflation.agreement = *deflate;
                     break match frames {
                         Frames::HyBi(frames) => frames.receive(bytes, context, events),
                         Frames::Hixie(frames) => frames.receive(*dialect, bytes, context, events),
@@ -351,12 +353,13 @@ impl Protocol {
     #[inline]
     pub fn deflate(&self) -> Option<Agreement> {
         match &self.state {
-            State::Open { frames: Frames::HyBi(frames), .. } => frames.agreement(),
+            State::Open { deflate, .. } => *deflate,
             _ => None,
         }
     }
 
-    /// What is remembered between messages, if that was agreed on.
+    /// What is remembered between messages. To be asked for only if that was agreed on: it takes
+    /// memory.
     pub fn windows(&mut self) -> Option<&mut Option<Box<Windows>>> {
         match &mut self.state {
             State::Open { frames: Frames::HyBi(frames), .. } => Some(frames.windows()),
@@ -383,9 +386,9 @@ impl State {
     fn open(dialect: Dialect, deflate: Option<Agreement>) -> Self {
         let frames = match dialect {
             Dialect::Hixie75 | Dialect::Hixie76 => Frames::Hixie(hixie::Frames::default()),
-            _ => Frames::HyBi(message::Frames::new(deflate)),
+            _ => Frames::HyBi(message::Frames::default()),
         };
-        State::Open { dialect, frames, we_closed: false }
+        State::Open { dialect, frames, we_closed: false, deflate }
     }
 }
 

@@ -116,8 +116,9 @@ enum Arrival {
 
 fn heard(wire: &[u8], way: &[usize], mode: Mode, limit: usize, arrival: Arrival) -> Heard {
     let rules = DeflateRules { mode, window_bits: 15, ..DeflateRules::OFF };
-    let mut frames = Frames::new(Agreement::choose([&b"permessage-deflate"[..]].into_iter(), &rules));
+    let mut frames = Frames::default();
     let (mut pool, mut inflation) = (BufferPool::default(), Inflation::default());
+    inflation.agreement = Agreement::choose([&b"permessage-deflate"[..]].into_iter(), &rules);
     let (mut messages, mut begun) = (Vec::new(), Vec::new());
     for piece in splits::pieces(wire, way) {
         let mut piece = piece.to_vec();
