@@ -526,6 +526,9 @@ impl Deflater {
     /// Compresses a whole message on its own, into `out`, which is empty. False: it would not
     /// become smaller.
     pub fn deflate_whole(&mut self, payload: &[u8], out: &mut Buffer) -> Result<bool, TryReserveError> {
+        if payload.is_empty() {
+            return Ok(false);
+        }
         self.reset();
         let len = self.compress(payload, out)? - TAIL.len();
         if len < payload.len() {
@@ -825,7 +828,7 @@ mod tests {
     fn what_would_grow_is_not_compressed() {
         let mut deflater = Deflater::new(1, 15).unwrap();
         let noise = noise(5000, 1);
-        for payload in [&b"x"[..], b"abc", &noise] {
+        for payload in [&b""[..], b"x", b"abc", &noise] {
             assert!(!deflater.deflate_whole(payload, &mut Buffer::default()).unwrap(), "{}", payload.len());
         }
         let mut out = Buffer::default();
