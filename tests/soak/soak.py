@@ -40,9 +40,12 @@ from pathlib import Path
 from statistics import median
 
 # Instead of this folder: `soak` is the package here.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[0] = str(TESTS)
+# Its modules are programs' and import each other by their bare names.
+sys.path.append(str(TESTS / "bench"))
 
-from bench import bench
+import servers as bench
 from soak.servers import QUIET_SECONDS, REPLACED, RESULTS, STOP_SECONDS, Server, Target, write_files
 from soak.visits import work
 
