@@ -19,11 +19,15 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let wire: Vec<u8> = payloads.iter().flat_map(|payload| peer::frame(0xC2, payload)).collect();
     let expected = reference(&payloads, mode == Mode::Dedicated, limit);
     for way in splits::ways(&wire) {
-        assert_eq!(heard(&wire, &way, mode, limit, Arrival::Whole), expected, "{mode:?}, cut {way:?}");
-        assert_eq!(heard(&wire, &way, mode, limit, Arrival::Delivering), expected, "{mode:?}, cut {way:?}");
+        for arrival in [Arrival::Whole, Arrival::Delivering] {
+            let heard = heard(&wire, &way, mode, limit, arrival);
+            assert!(is_same(&heard, &expected), "{mode:?}, cut {way:?}: {heard:?} and not {expected:?}");
+        }
     }
     let endless = reference(&payloads, mode == Mode::Dedicated, usize::MAX);
-    if endless.0.iter().map(Vec::len).sum::<usize>() < BYTES_MAX {
+    // The reference has an end all the same.
+    let is_over = endless.1 == Some(1009) || endless.0.iter().map(Vec::len).sum::<usize>() >= BYTES_MAX;
+    if !is_over {
         for way in splits::ways(&wire) {
             assert_eq!(heard(&wire, &way, mode, limit, Arrival::Streamed), endless, "streamed, cut {way:?}");
         }
@@ -44,6 +48,13 @@ fn payloads(mut rest: &[u8]) -> Vec<&[u8]> {
 
 /// The messages, and the close code if they went wrong.
 type Heard = (Vec<Vec<u8>>, Option<u16>);
+
+/// A message that is both too big and bad is closed for what is seen first, and zlib may see what is
+/// bad a byte ahead.
+fn is_same(heard: &Heard, expected: &Heard) -> bool {
+    let is_either = |code: Option<u16>| matches!(code, Some(1007 | 1009));
+    heard.0 == expected.0 && (heard.1 == expected.1 || is_either(heard.1) && is_either(expected.1))
+}
 
 /// By zlib in one piece, with room for everything.
 fn reference(payloads: &[&[u8]], keeps_context: bool, limit: usize) -> Heard {
