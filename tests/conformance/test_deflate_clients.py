@@ -32,7 +32,7 @@ def way(request, server, authority):
 
 def test_messages_that_can_not_be_made_smaller_do_no_harm_to_those_after_them(way):
     url, authority = way
-    with connect(url, ssl=authority and authority.client(), max_size=None) as connection:
+    with connect(url, ssl=authority and authority.client_of_threads(), max_size=None) as connection:
         for size in (1000, 70_000, 300_000, 70_000):
             noise = random.Random(size).randbytes(size)
             for message in (noise, noise.hex()[:size], bytes(byte & 0x1F for byte in noise)):
@@ -69,7 +69,7 @@ def test_python_websockets_gets_what_it_offers(server, offer):
 
 def test_python_websockets_talks_as_it_does_by_default(way):
     url, authority = way
-    with connect(url, ssl=authority and authority.client(), max_size=None) as connection:
+    with connect(url, ssl=authority and authority.client_of_threads(), max_size=None) as connection:
         assert [extension.name for extension in connection.protocol.extensions] == ["permessage-deflate"]
         python_talks(connection)
 

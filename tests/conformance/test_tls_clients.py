@@ -21,7 +21,7 @@ def server(request, authority):
 
 
 def test_python_websockets_talks_over_tls(server, authority):
-    with connect(server.secure_url, ssl=authority.client(), max_size=None) as connection:
+    with connect(server.secure_url, ssl=authority.client_of_threads(), max_size=None) as connection:
         python_talks(connection)
 
 

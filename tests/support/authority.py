@@ -57,6 +57,14 @@ class Authority:
             context.set_alpn_protocols(list(protocols))
         return context
 
+    def client_of_threads(self):
+        """For a client that reads in one thread and writes in another, as websockets' synchronous one.
+
+        Python's TLS sockets can't bear that before 3.13: when a ticket of TLS 1.3 comes at the wrong moment, what is written
+        is never sent. TLS 1.2 has its tickets in the handshake.
+        """
+        return self.client(versions=(ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2))
+
 
 @dataclass(frozen=True)
 class Pair:
