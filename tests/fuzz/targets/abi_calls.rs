@@ -362,7 +362,8 @@ impl Program {
             (b'Q', _) => {
                 let refused = [FDX_E_INVALID_ARG, FDX_E_TOO_BIG, FDX_E_UTF8, FDX_E_CONFIG];
                 // Whether the connection is looked at first is not promised.
-                return is(status, &[&refused, if lasts { &[] } else { &gone }]);
+                let is_there = lasts && stage != Stage::Closed;
+                return is(status, &[&refused, if is_there { &[] } else { &gone }]);
             }
             (b'S' | b'B' | b'F' | b'M' | b'P' | b'C' | b'A' | b'Z' | b'R' | b'D' | b'I', _) => {}
             (b'Y' | b'N' | b'H' | b'G', _) => {}
