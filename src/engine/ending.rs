@@ -109,6 +109,8 @@ impl Engine {
         }
         if dialect.awaits_close() {
             self.set_stage(slot, Stage::Closing(by));
+            // The peer's Close may be behind it.
+            self.release_held(slot);
             self.rearm(slot);
         } else {
             // A dialect without codes: what the peer will know is that it ended.

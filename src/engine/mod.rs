@@ -454,6 +454,9 @@ impl Engine {
                     connection.pinged_at = self.now;
                     self.rearm(slot);
                 }
+                if resumes {
+                    self.release_held(slot);
+                }
                 self.mark_dirty(slot);
             }
             Command::SetData { conn, data } => {

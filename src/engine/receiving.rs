@@ -96,6 +96,13 @@ impl Engine {
         held.extend_from_slice(bytes);
     }
 
+    /// Nothing hinders any more what a pause has held back.
+    pub(super) fn release_held(&mut self, slot: Slot) {
+        if self.connections[slot as usize].flags.holding {
+            self.holding.push_back(slot);
+        }
+    }
+
     /// What an earlier turn left. Who had no share then is the first.
     pub(super) fn receive_held(&mut self) {
         for _ in 0..self.holding.len() {
@@ -104,6 +111,10 @@ impl Engine {
             }
             let Some(slot) = self.holding.pop_front() else { break };
             let connection = &mut self.connections[slot as usize];
+            if connection.stage == Stage::Open && connection.flags.paused {
+                // With its resuming, or its close.
+                continue;
+            }
             // The slot may have passed to another.
             if !std::mem::take(&mut connection.flags.holding) {
                 continue;

@@ -14,7 +14,7 @@ use fullduplex::protocol::{Dialect, Kind};
 
 use super::on_every_driver;
 use crate::peer::{self, Heard, said};
-use crate::scene::{Client, Scene, Setup, Told};
+use crate::scene::{Client, Scene, Setup, Told, normal_close};
 use crate::world::World;
 
 const OFFERS: [&str; 5] = [
@@ -256,6 +256,41 @@ on_every_driver! {
                 scene.is_told_last(client, Told::Closed(1006, ClosedBy::Network));
             }
             assert_eq!(*pieces.borrow(), [1 << 20, 5].repeat(40));
+        }
+    }
+
+    fn who_is_paused_is_not_inflated_on_and_all_of_it_comes_when_it_resumes<W: World>() {
+        for ends_by_closing in [false, true] {
+            let mut scene = Scene::<W>::new(&[("deflate", "shared")]);
+            let count: Rc<RefCell<usize>> = Rc::default();
+            let heard = count.clone();
+            scene.on(move |turn, event| {
+                if let EventKind::Message(_) = event.kind {
+                    *heard.borrow_mut() += 1;
+                    turn.obey(Command::SetPaused { conn: event.conn, paused: true });
+                }
+            });
+            let client = opens(&mut scene, "permessage-deflate");
+            let bomb = peer::frame(0xC2, &peer::deflated(&vec![0; 1 << 20]));
+            scene.says(client, &bomb.repeat(40));
+            scene.settles();
+            let before = *count.borrow();
+            assert!((1..20).contains(&before), "{before} messages came to who has paused");
+            if ends_by_closing {
+                scene.says(client, &peer::close(1000, ""));
+                scene.post(normal_close(scene.id(client)));
+                scene.is_told_last(client, Told::Closed(1000, ClosedBy::Host));
+                continue;
+            }
+            let conn = scene.id(client);
+            let heard = count.clone();
+            scene.on(move |_, event| {
+                *heard.borrow_mut() += usize::from(matches!(event.kind, EventKind::Message(_)));
+            });
+            scene.post(Command::SetPaused { conn, paused: false });
+            scene.says(client, &peer::close(1000, ""));
+            scene.is_told_last(client, Told::Closed(1000, ClosedBy::Peer));
+            assert_eq!(*count.borrow(), 40);
         }
     }
 
