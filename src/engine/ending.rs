@@ -62,7 +62,8 @@ impl Engine {
                 self.endings.push((slot, Ending::Finish(None)));
             }
             Stage::Finishing => {}
-            // Nothing is read, so the driver does not tell.
+            // Nothing is read, so the driver does not tell; TLS may, and is asked again when the reply
+            // has gone out.
             Stage::Vacant | Stage::Deciding(None) | Stage::Replying | Stage::Gone { .. } | Stage::Ended => {}
         }
     }

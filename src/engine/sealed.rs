@@ -13,6 +13,7 @@ use super::event::ClosedBy;
 use super::receiving::Source;
 use crate::driver::Driver;
 use crate::id::Slot;
+use crate::protocol::Announcement;
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::http::Refusal;
 use crate::tls::{TlsError, TlsFacts, TlsSession};
@@ -23,9 +24,9 @@ impl Engine {
         let connection = &mut self.connections[slot as usize];
         // A proxy speaks before the client does.
         let (source, bytes) = match connection.protocol.receive_announcement(bytes) {
-            Ok(None) => (source, bytes),
-            Ok(Some((None, _))) => return,
-            Ok(Some((Some(announced), taken))) => {
+            Ok(Announcement::NotAwaited) => (source, bytes),
+            Ok(Announcement::Partial) => return,
+            Ok(Announcement::Whole(announced, taken)) => {
                 self.announced(slot, announced);
                 if self.connections[slot as usize].stage != Stage::Handshake {
                     return;

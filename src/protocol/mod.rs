@@ -176,11 +176,11 @@ impl Protocol {
                     };
                 }
                 State::Announcing(..) => match self.receive_announcement(bytes).map_err(Failure::Proxy)? {
-                    Some((Some(announced), taken)) => {
+                    Announcement::Whole(announced, taken) => {
                         events(Incoming::Announced(announced));
                         bytes = &mut bytes[taken..];
                     }
-                    _ => return Ok(Flow::Open),
+                    Announcement::Partial | Announcement::NotAwaited => return Ok(Flow::Open),
                 },
                 State::Requesting(reader) => match reader.receive(bytes, rules.head_bytes_max) {
                     Ok(Some((request, taken))) => {
@@ -246,19 +246,17 @@ impl Protocol {
         Ok(flow?)
     }
 
-    /// If a proxy must say first whose connection this is: what it says, once that is whole, and
-    /// how many bytes that took. `None`: it has said it, or there is none.
-    pub fn receive_announcement(
-        &mut self,
-        bytes: &[u8],
-    ) -> Result<Option<(Option<Announced>, usize)>, ProxyError> {
-        let State::Announcing(reader, versions) = &mut self.state else { return Ok(None) };
+    /// What a proxy says before everything else, TLS included.
+    pub fn receive_announcement(&mut self, bytes: &[u8]) -> Result<Announcement, ProxyError> {
+        let State::Announcing(reader, versions) = &mut self.state else {
+            return Ok(Announcement::NotAwaited);
+        };
         match reader.receive(bytes, *versions) {
             Ok(Some((announced, taken))) => {
                 self.state = State::Requesting(Box::default());
-                Ok(Some((Some(announced), taken)))
+                Ok(Announcement::Whole(announced, taken))
             }
-            Ok(None) => Ok(Some((None, bytes.len()))),
+            Ok(None) => Ok(Announcement::Partial),
             Err(error) => {
                 self.state = State::Closed;
                 Err(error)
@@ -390,6 +388,16 @@ impl State {
         };
         State::Open { dialect, frames, we_closed: false, deflate }
     }
+}
+
+/// The outcome of [`Protocol::receive_announcement`].
+pub enum Announcement {
+    /// It was made, or there is no proxy.
+    NotAwaited,
+    /// All bytes are of it, and more must come.
+    Partial,
+    /// Whose connection it is, and how many bytes said so.
+    Whole(Announced, usize),
 }
 
 /// The outcome of [`Protocol::accept`].
