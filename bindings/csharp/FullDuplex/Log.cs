@@ -1,5 +1,6 @@
 // What the library and the binding have to say.
 using System;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace FullDuplex
@@ -69,6 +70,8 @@ namespace FullDuplex
         private static volatile Action<LogEntry>? sink;
         private static LogLevel level = LogLevel.Warning;
 
+        static Log() => NativeFile.IsKnown();
+
         /// <summary>
         /// Receives each line, on any thread and on several at once; it must not be slow. Without one the library tells
         /// nothing, and exceptions of handlers go to <see cref="Console.Error"/>.
@@ -97,8 +100,10 @@ namespace FullDuplex
         }
 
         /// <summary>The process ends, and the library must not call it any more.</summary>
+        [MethodImpl(MethodImplOptions.NoInlining)]
         internal static void Silence() => Native.fdx_set_log(0, IntPtr.Zero, IntPtr.Zero, IntPtr.Zero);
 
+        [MethodImpl(MethodImplOptions.NoInlining)]
         private static void Listen()
         {
             if (sink == null)

@@ -13,7 +13,7 @@ namespace FullDuplex
 
         static Native()
         {
-            NativeFile.TellTheRuntime();
+            NativeFile.IsKnown();
             if (fdx_check_abi(FDX_ABI) != FDX_OK)
                 throw new DllNotFoundException(
                     $"This binding was made for ABI {FDX_ABI} of libfullduplex, and found {Text.FromNul(fdx_version_string())}.");

@@ -2,6 +2,7 @@
 using System;
 using System.Collections.Generic;
 using System.IO;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace FullDuplex
@@ -11,8 +12,20 @@ namespace FullDuplex
         /// <summary>Names the library's file by hand, before any other place is looked at.</summary>
         private const string Variable = "FULLDUPLEX_LIBRARY";
 
-        /// <summary>Before the first call into the library. Where no file is found, the runtime looks in its own places.</summary>
-        internal static void TellTheRuntime()
+        static NativeFile() => TellTheRuntime();
+
+        /// <summary>
+        /// To be called before anything that calls the library is even compiled, because Mono looks for a function when it
+        /// compiles its caller. So the static constructor of every class in which a program may begin calls this, and what
+        /// their other constructors and properties want of the library stands in methods that are not inlined.
+        /// </summary>
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        internal static void IsKnown()
+        {
+        }
+
+        /// <summary>Where no file is found, the runtime looks in its own places.</summary>
+        private static void TellTheRuntime()
         {
 #if NETCOREAPP3_1
             NativeLibrary.SetDllImportResolver(typeof(Native).Assembly, (name, assembly, places) =>

@@ -89,7 +89,7 @@ namespace FullDuplex
     public sealed unsafe class ServerOptions
     {
         // A property finds its row by its name: MaxConnectionsPerIp is "max.connections_per_ip".
-        private static readonly IReadOnlyDictionary<string, string> RowOf = Rows().ToDictionary(PropertyName, row => row);
+        private static readonly IReadOnlyDictionary<string, string> RowOf;
 
         private static readonly string[] SendFulls = { "close", "drop" };
         private static readonly string[] Deflates = { "off", "shared", "dedicated" };
@@ -98,8 +98,14 @@ namespace FullDuplex
         private static readonly string[] ProxyProtocols = { "off", "v1", "v2", "any" };
         private static readonly string[] ForwardedHeaderses = { "off", "x-forwarded-for", "forwarded" };
 
-        private readonly Native.ConfigHandle config = Native.fdx_config_new();
+        private readonly Native.ConfigHandle config = NewConfig();
         private readonly List<KeyValuePair<string, string>> settings = new List<KeyValuePair<string, string>>();
+
+        static ServerOptions()
+        {
+            NativeFile.IsKnown();
+            RowOf = Rows().ToDictionary(PropertyName, row => row);
+        }
 
         /// <summary>The text of an option, by its name in the table: <c>options["max.message"] = "1m"</c>.</summary>
         /// <exception cref="FullDuplexException">An unknown option (the message names the nearest) or a bad value.</exception>
@@ -283,7 +289,7 @@ namespace FullDuplex
         /// <summary>A config of its own for each server: routes are added to it.</summary>
         internal Native.ConfigHandle ToConfig()
         {
-            Native.ConfigHandle copy = Native.fdx_config_new();
+            Native.ConfigHandle copy = NewConfig();
             foreach (KeyValuePair<string, string> setting in settings)
                 if (setting.Key == "")
                     LoadInto(copy, setting.Value);
@@ -301,6 +307,10 @@ namespace FullDuplex
 
         internal static string PropertyName(string row) => row.Replace(".", "").Replace("_", "").ToLowerInvariant();
 
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        private static Native.ConfigHandle NewConfig() => Native.fdx_config_new();
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
         private static string? Row(int index)
         {
             Native.fdx_option_info* row = Native.fdx_option((UIntPtr)(uint)index);

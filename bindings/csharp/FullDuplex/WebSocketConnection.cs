@@ -199,9 +199,17 @@ namespace FullDuplex
             var socket = new WebSocketConnection(new Connection(Server, e->conn), TakeRequest(e), Text.From(e->data, e->len));
             if (!Results.Done(Server.SetState(e->conn, socket)))
                 return;
-            configure(socket);
-            socket.IsAvailable = true;
-            socket.OnOpen();
+            try
+            {
+                configure(socket);
+                socket.IsAvailable = true;
+                socket.OnOpen();
+            }
+            catch (Exception exception)
+            {
+                // The event was made before the socket, and does not carry it.
+                Failed(e, exception, socket);
+            }
         }
 
         internal override void Message(Native.fdx_event* e)
@@ -230,14 +238,15 @@ namespace FullDuplex
 
         protected override void Pong(Native.fdx_event* e) => (StateOf(e) as WebSocketConnection)?.OnPong(Text.Copy(e->data, e->len));
 
-        internal override void Failed(Native.fdx_event* e, Exception exception)
+        internal override void Failed(Native.fdx_event* e, Exception exception) => Failed(e, exception, StateOf(e) as WebSocketConnection);
+
+        private void Failed(Native.fdx_event* e, Exception exception, WebSocketConnection? socket)
         {
             base.Failed(e, exception);
-            if (StateOf(e) is WebSocketConnection socket)
-            {
-                socket.IsAvailable = false;
-                socket.OnError(exception);
-            }
+            if (socket == null)
+                return;
+            socket.IsAvailable = false;
+            socket.OnError(exception);
         }
     }
 }

@@ -2,6 +2,7 @@
 using System;
 using System.Collections.Generic;
 using System.Linq;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace FullDuplex
@@ -306,23 +307,30 @@ namespace FullDuplex
     /// <summary>A message for many connections: copied, checked and compressed once.</summary>
     public sealed unsafe class SharedMessage : IDisposable
     {
+        static SharedMessage() => NativeFile.IsKnown();
+
         /// <summary>A text.</summary>
         public SharedMessage(string text) : this(System.Text.Encoding.UTF8.GetBytes(text), MessageKind.Text)
         {
         }
 
         /// <summary>Bytes, as binary or as a text in UTF-8.</summary>
-        public SharedMessage(byte[] data, MessageKind kind = MessageKind.Binary)
-        {
-            fixed (byte* bytes = data)
-                Handle = Native.fdx_msg_new((uint)kind, bytes, (UIntPtr)(uint)data.Length);
-            if (Handle.IsInvalid)
-                throw FullDuplexException.Of(kind == MessageKind.Text ? Native.FDX_E_UTF8 : Native.FDX_E_NOMEM);
-        }
+        public SharedMessage(byte[] data, MessageKind kind = MessageKind.Binary) => Handle = New(data, kind);
 
         internal Native.MessageHandle Handle { get; }
 
         /// <summary>Gives it back. Sends under way keep what they need.</summary>
         public void Dispose() => Handle.Dispose();
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        private static Native.MessageHandle New(byte[] data, MessageKind kind)
+        {
+            fixed (byte* bytes = data)
+            {
+                Native.MessageHandle handle = Native.fdx_msg_new((uint)kind, bytes, (UIntPtr)(uint)data.Length);
+                return !handle.IsInvalid ? handle
+                    : throw FullDuplexException.Of(kind == MessageKind.Text ? Native.FDX_E_UTF8 : Native.FDX_E_NOMEM);
+            }
+        }
     }
 }
