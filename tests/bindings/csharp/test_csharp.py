@@ -35,7 +35,7 @@ def environment(here):
     return {
         **os.environ,
         "FULLDUPLEX_LIBRARY": str(LIBRARIES / "libfullduplex.so"),
-        "TEST_CERTIFICATE": str(here.certificate),
+        "TEST_CERTIFICATE": str(here.cert),
         "TEST_KEY": str(here.key),
     }
 
