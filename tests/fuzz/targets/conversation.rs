@@ -154,8 +154,8 @@ impl Scene {
                 }
             }
             b'X' => {
-                let (spread, deadline) = script.pick(&[(0, 0), (0, 1000), (5000, 1000), (1000, 60_000)]);
-                let [spread, deadline] = [spread, deadline].map(Duration::from_millis);
+                let (spread, deadline) = script.pick(&[(0, 0), (0, 1), (5, 1), (1, 60)]);
+                let [spread, deadline] = [spread, deadline].map(Duration::from_secs);
                 let _ = server.stop(CloseFrame::new(CloseCode::GOING_AWAY, "bye"), spread, deadline);
             }
             b'M' => {
@@ -210,12 +210,11 @@ impl Scene {
         let good_bye = CloseFrame::new(CloseCode::GOING_AWAY, "the end");
         let _ = self.server.stop(good_bye, Duration::ZERO, Duration::from_secs(1));
         self.kernel.set_nap_max(Duration::MAX);
-        for _ in 0..STOP_TURNS_MAX {
-            if self.shards.iter().all(|shard| shard.engine().is_finished()) {
-                break;
-            }
+        // If the script has stopped it, that is the deadline that counts.
+        let cut_by = self.kernel.now().after(STOP_DEADLINE_MAX + Duration::from_secs(1));
+        while self.kernel.now() < cut_by && !self.shards.iter().all(|shard| shard.engine().is_finished()) {
             // However busy the clients are, the end comes with the time.
-            self.kernel.pass(Duration::from_millis(1));
+            self.kernel.pass(Duration::from_millis(20));
             self.turn();
         }
         let live: usize = self.shards.iter().map(|shard| shard.engine().live_connections()).sum();
@@ -447,4 +446,5 @@ const SCRIPT_BYTES_MAX: usize = 2000;
 const ON_TOP_BYTES_MAX: u64 = (64 + 8) * 1024;
 /// More waits for nothing in a row than any reason explains.
 const SPINS_MAX: u32 = 3;
-const STOP_TURNS_MAX: usize = 5000;
+/// The longest that `X` gives.
+const STOP_DEADLINE_MAX: Duration = Duration::from_secs(60);
