@@ -44,10 +44,7 @@ libfuzzer_sys::fuzz_target!(|script: &[u8]| {
         match asked {
             Asked::Done => {}
             Asked::Turn => scene.turn(),
-            Asked::Pass(time) => {
-                scene.kernel.pass(time);
-                scene.turn();
-            }
+            Asked::Pass(time) => scene.turn_after(time),
             Asked::Unknown => scene.obey(order, &mut script),
         }
     }
@@ -177,6 +174,13 @@ impl Scene {
         }
     }
 
+    fn turn_after(&mut self, time: Duration) {
+        self.kernel.pass(time);
+        // What came due meanwhile has its turn; that is no spinning.
+        self.spins = 0;
+        self.turn();
+    }
+
     fn turn(&mut self) {
         let told = self.shared.borrow().told;
         self.shared.borrow_mut().clients.pump();
@@ -213,9 +217,11 @@ impl Scene {
         // If the script has stopped it, that is the deadline that counts.
         let cut_by = self.kernel.now().after(STOP_DEADLINE_MAX + Duration::from_secs(1));
         while self.kernel.now() < cut_by && !self.shards.iter().all(|shard| shard.engine().is_finished()) {
-            // However busy the clients are, the end comes with the time.
-            self.kernel.pass(Duration::from_millis(20));
-            self.turn();
+            match self.kernel.was_for_nothing() {
+                true => self.turn(),
+                // However busy the clients are, the end comes with the time.
+                false => self.turn_after(Duration::from_millis(20)),
+            }
         }
         let live: usize = self.shards.iter().map(|shard| shard.engine().live_connections()).sum();
         assert_eq!(live, 0, "connections that never end");
