@@ -4,6 +4,9 @@
 #define QUEUE "dispatch = queue\n"
 #define PATIENCE_MS (runs_slowly() ? 60000 : 10000)
 
+/* As CHECK_STATUS, for what is no call of the library itself but makes some. */
+#define CHECK_TAKE(expected, take) check_status(__FILE__, __LINE__, #take, (expected), (take))
+
 static host *h;                         /* records what was taken */
 
 static fdx_batch_view new_view(void)
@@ -63,7 +66,7 @@ static fdx_status take_and_free(uint32_t queue, size_t max_events, int32_t timeo
 static seen await(uint16_t type, size_t nth)
 {
     while (host_count(h, type) < nth)
-        CHECK_STATUS(FDX_OK, take_and_free(0, 0, PATIENCE_MS));
+        CHECK_TAKE(FDX_OK, take_and_free(0, 0, PATIENCE_MS));
     return host_await(h, type, nth);
 }
 
@@ -76,7 +79,7 @@ static void take_the_rest(uint32_t queue)
         continue;
     CHECK_STATUS(FDX_E_STOPPED, status);
     CHECK(h->events[h->count - 1].type == FDX_EV_STOPPED);
-    CHECK_STATUS(FDX_E_STOPPED, take_and_free(queue, 0, -1));
+    CHECK_TAKE(FDX_E_STOPPED, take_and_free(queue, 0, -1));
 }
 
 static void end_with(uint32_t queues)
@@ -116,9 +119,9 @@ static void an_empty_queue_is_a_timeout_after_as_long_as_was_asked_for(void)
     int64_t begun, waited;
 
     start(QUEUE, 0);
-    CHECK_STATUS(FDX_E_TIMEOUT, take_and_free(0, 0, 0));
+    CHECK_TAKE(FDX_E_TIMEOUT, take_and_free(0, 0, 0));
     begun = now_ms();
-    CHECK_STATUS(FDX_E_TIMEOUT, take_and_free(0, 0, 120));
+    CHECK_TAKE(FDX_E_TIMEOUT, take_and_free(0, 0, 120));
     waited = now_ms() - begun;
     CHECK(waited >= 119);
     CHECK(waited < 5000 || runs_slowly());
@@ -146,7 +149,7 @@ static void the_life_of_a_connection_comes_in_its_order(void)
     CHECK((event.flags & FDX_EVF_BINARY) && event.len == 2 && memcmp(event.data, "\0\xff", 2) == 0);
     CHECK(await(FDX_EV_MESSAGE, 3).len == 0);
     client_send_close(&c, 4000, "enough");
-    CLIENT_EXPECT_CLOSE(&c, 4000, "enough");
+    CLIENT_EXPECT_CLOSE(&c, 4000, "");
     event = await(FDX_EV_CLOSE, 1);
     CHECK(event.conn == conn && event.code == 4000 && event.arg == FDX_CLOSED_BY_PEER && strcmp(event.data, "enough") == 0);
     CHECK(h->count == 5);               /* nobody asked for pings */
@@ -170,12 +173,12 @@ static void no_more_events_come_than_were_asked_for_and_none_is_lost(void)
     CLIENT_EXPECT(&c, OP_PONG, "", 0);  /* all were read */
     while (host_count(h, FDX_EV_MESSAGE) < 10) {
         size_t before = h->count;
-        CHECK_STATUS(FDX_OK, take_and_free(0, 3, PATIENCE_MS));
+        CHECK_TAKE(FDX_OK, take_and_free(0, 3, PATIENCE_MS));
         CHECK(h->count - before <= 3);  /* `take` has looked at `count`, too */
     }
     for (i = 0; i < 10; i++)
         CHECK((unsigned)atoi(host_await(h, FDX_EV_MESSAGE, i + 1).data) == i);
-    CHECK_STATUS(FDX_E_TIMEOUT, take_and_free(0, 3, 0));
+    CHECK_TAKE(FDX_E_TIMEOUT, take_and_free(0, 3, 0));
     client_leave(&c);
     end();
 }
@@ -185,9 +188,9 @@ static void a_poll_of_what_is_not_there_is_an_error(void)
     fdx_batch_view view;
 
     start(QUEUE "queues = 2\n", 0);
-    CHECK_STATUS(FDX_E_TIMEOUT, take(1, 0, 0, &view));
-    CHECK_STATUS(FDX_E_NOT_FOUND, take(2, 0, 0, &view));
-    CHECK_STATUS(FDX_E_NOT_FOUND, take(UINT32_MAX, 0, -1, &view));
+    CHECK_TAKE(FDX_E_TIMEOUT, take(1, 0, 0, &view));
+    CHECK_TAKE(FDX_E_NOT_FOUND, take(2, 0, 0, &view));
+    CHECK_TAKE(FDX_E_NOT_FOUND, take(UINT32_MAX, 0, -1, &view));
     view.struct_size = 0;
     CHECK_STATUS(FDX_E_INVALID_ARG, fdx_poll(h->server, 0, 0, 0, &view));
     view.struct_size = 8;               /* no room for the batch: it could not be given back */
@@ -218,9 +221,9 @@ static void a_wake_interrupts_the_next_poll_once(void)
 {
     start(QUEUE "queues = 2\n", 0);
     CHECK_STATUS(FDX_OK, fdx_wake(h->server, 1));
-    CHECK_STATUS(FDX_E_TIMEOUT, take_and_free(0, 0, 0));
-    CHECK_STATUS(FDX_E_INTERRUPTED, take_and_free(1, 0, -1));
-    CHECK_STATUS(FDX_E_TIMEOUT, take_and_free(1, 0, 0));
+    CHECK_TAKE(FDX_E_TIMEOUT, take_and_free(0, 0, 0));
+    CHECK_TAKE(FDX_E_INTERRUPTED, take_and_free(1, 0, -1));
+    CHECK_TAKE(FDX_E_TIMEOUT, take_and_free(1, 0, 0));
     CHECK_STATUS(FDX_E_NOT_FOUND, fdx_wake(h->server, 2));
     end_with(2);
 }
@@ -259,7 +262,7 @@ static void another_thread_can_wake_a_poll_that_waits_for_ever(void)
 
     start(QUEUE, 0);
     CHECK(pthread_create(&thread, NULL, wake_soon, h->server) == 0);
-    CHECK_STATUS(FDX_E_INTERRUPTED, take_and_free(0, 0, -1));
+    CHECK_TAKE(FDX_E_INTERRUPTED, take_and_free(0, 0, -1));
     pthread_join(thread, NULL);
     end();
 }
@@ -284,8 +287,7 @@ static void waiting_on_a_thread_of_the_server_would_be_a_deadlock(void)
     __atomic_store_n(&polled_in_the_log, FDX_OK, __ATOMIC_SEQ_CST);
     fdx_set_log(5, poll_in_the_log, h, NULL);
     c = client_open(h->port);
-    client_send_close(&c, 1000, "");
-    CLIENT_EXPECT_CLOSE(&c, 1000, "");
+    CHECK(client_try_frame(&c, 0x80 | OP_TEXT, "not masked", 10, 0));   /* which the log will say */
     await(FDX_EV_CLOSE, 1);
     CHECK_SOON(__atomic_load_n(&polled_in_the_log, __ATOMIC_SEQ_CST) != FDX_OK);
     fdx_set_log(0, NULL, NULL, NULL);
@@ -323,14 +325,14 @@ static void the_descriptor_is_readable_as_long_as_the_queue_is_not_empty(void)
     CLIENT_EXPECT(&c, OP_PONG, "", 0);
     while (host_count(h, FDX_EV_MESSAGE) < 2) {
         CHECK(is_readable(fd, PATIENCE_MS));
-        CHECK_STATUS(FDX_OK, take_and_free(0, 1, 0));
+        CHECK_TAKE(FDX_OK, take_and_free(0, 1, 0));
     }
     CHECK(!is_readable(fd, 50));
-    CHECK_STATUS(FDX_E_TIMEOUT, take_and_free(0, 0, 0));
+    CHECK_TAKE(FDX_E_TIMEOUT, take_and_free(0, 0, 0));
 
     CHECK_STATUS(FDX_OK, fdx_wake(h->server, 0));
     CHECK(is_readable(fd, PATIENCE_MS));
-    CHECK_STATUS(FDX_E_INTERRUPTED, take_and_free(0, 0, 0));
+    CHECK_TAKE(FDX_E_INTERRUPTED, take_and_free(0, 0, 0));
     CHECK(!is_readable(fd, 0));
     client_leave(&c);
     CHECK(is_readable(fd, PATIENCE_MS));
@@ -399,13 +401,13 @@ static void a_descriptor_of_ones_own_is_told_once_each_time_the_queue_fills(void
         CHECK(told(ends[0]) == 1);
         CHECK(!is_readable(ends[0], 20));
         while (host_count(h, FDX_EV_MESSAGE) < 2 * (round + 1))
-            CHECK_STATUS(FDX_OK, take_and_free(0, 1, 0));
-        CHECK_STATUS(FDX_E_TIMEOUT, take_and_free(0, 0, 0));
+            CHECK_TAKE(FDX_OK, take_and_free(0, 1, 0));
+        CHECK_TAKE(FDX_E_TIMEOUT, take_and_free(0, 0, 0));
         CHECK(told(ends[0]) == 0);
     }
     CHECK_STATUS(FDX_OK, fdx_wake(h->server, 0));
     CHECK(is_readable(ends[0], PATIENCE_MS) && told(ends[0]) == 1);
-    CHECK_STATUS(FDX_E_INTERRUPTED, take_and_free(0, 0, 0));
+    CHECK_TAKE(FDX_E_INTERRUPTED, take_and_free(0, 0, 0));
 
     CHECK_STATUS(FDX_OK, fdx_queue_notify_fd(h->server, 0, -1, NULL, 0));
     client_say(&c, "three");
@@ -458,10 +460,10 @@ static void a_descriptor_that_cannot_be_told_harms_nothing(void)
     client_say(&c, "one");
     await(FDX_EV_MESSAGE, 1);
     CHECK_STATUS(FDX_OK, fdx_wake(h->server, 0));   /* told on this thread */
-    CHECK_STATUS(FDX_E_INTERRUPTED, take_and_free(0, 0, 0));
+    CHECK_TAKE(FDX_E_INTERRUPTED, take_and_free(0, 0, 0));
     CHECK_STATUS(FDX_OK, fdx_wake(h->server, 0));
     CHECK_STATUS(FDX_OK, fdx_queue_notify_fd(h->server, 0, broken[1], "tell me", 7));
-    CHECK_STATUS(FDX_E_INTERRUPTED, take_and_free(0, 0, 0));
+    CHECK_TAKE(FDX_E_INTERRUPTED, take_and_free(0, 0, 0));
     CHECK_STATUS(FDX_OK, fdx_queue_notify_fd(h->server, 0, sockets[1], "tell me", 7));
     client_say(&c, "two");
     await(FDX_EV_MESSAGE, 2);
@@ -523,7 +525,7 @@ static void batches_live_until_they_are_freed_in_any_order_on_any_thread_after_t
         for (i = 0; i < HELD; i++) {
             snprintf(text, sizeof text, "%0299u", i);
             client_say(&c, text);
-            CHECK_STATUS(FDX_OK, take(0, 0, PATIENCE_MS, &held[i]));
+            CHECK_TAKE(FDX_OK, take(0, 0, PATIENCE_MS, &held[i]));
             CHECK(held[i].count == 1);
         }
         client_leave(&c);
@@ -565,7 +567,7 @@ static void parts_of_what_came_together_are_freed_one_by_one(void)
     client_send(&c, OP_PING, "", 0);
     CLIENT_EXPECT(&c, OP_PONG, "", 0);
     for (i = 0; i < 10; i++)
-        CHECK_STATUS(FDX_OK, take(0, 1, PATIENCE_MS, &held[i]));
+        CHECK_TAKE(FDX_OK, take(0, 1, PATIENCE_MS, &held[i]));
     for (i = 0; i < 10; i += 2)
         fdx_batch_free(held[i].batch);
     client_say(&c, "later ones may use the memory of those that were freed");
@@ -593,7 +595,7 @@ static void the_word_kept_with_a_connection_lives_until_its_close_was_freed(void
     client_say(&c, "hello");
     CHECK(await(FDX_EV_MESSAGE, 1).conn_data == &drops);
     client_leave(&c);
-    CHECK_STATUS(FDX_OK, take(0, 0, PATIENCE_MS, &view));
+    CHECK_TAKE(FDX_OK, take(0, 0, PATIENCE_MS, &view));
     CHECK(view.events->type == FDX_EV_CLOSE && view.events->conn_data == &drops);
     sleep_ms(50);
     CHECK(counter_get(&drops) == 0);
@@ -607,12 +609,14 @@ static void what_nobody_took_is_released_with_the_server(void)
 {
     counter drops = { 0 };
     client clients[5];
+    fdx_conn conn;
     unsigned i;
 
     start(QUEUE, 0);
     for (i = 0; i < 5; i++)
         clients[i] = client_open(h->port);
-    CHECK_STATUS(FDX_OK, fdx_conn_set_data(h->server, await(FDX_EV_OPEN, 1).conn, &drops, count_drop));
+    conn = await(FDX_EV_OPEN, 1).conn;
+    CHECK_STATUS(FDX_OK, fdx_conn_set_data(h->server, conn, &drops, count_drop));
     for (i = 0; i < 5; i++)
         client_say(&clients[i], "nobody takes this");
     CHECK_STATUS(FDX_OK, fdx_server_stop(h->server, 1001, "", 0, 0, 300));
@@ -751,14 +755,14 @@ static void a_consumer_that_does_not_keep_up_stops_its_peer_and_loses_nothing(vo
     /* Others are not concerned. */
     other = client_open(h->port);
     client_say(&other, "me too");
-    CHECK_STATUS(FDX_OK, take_and_free(0, 1, PATIENCE_MS));
+    CHECK_TAKE(FDX_OK, take_and_free(0, 1, PATIENCE_MS));
     await(FDX_EV_MESSAGE, host_count(h, FDX_EV_MESSAGE) + 1);
     client_leave(&other);
 
     for (i = 0; i < count; i++)
         fdx_batch_free(held[i].batch);
     while (host_count(h, FDX_EV_MESSAGE) < f.messages + 1)
-        CHECK_STATUS(FDX_OK, take_and_free(0, 0, PATIENCE_MS));
+        CHECK_TAKE(FDX_OK, take_and_free(0, 0, PATIENCE_MS));
     pthread_join(thread, NULL);
     for (i = 0; i < h->count; i++) {
         const seen *event = &h->events[i];
@@ -819,7 +823,7 @@ static void flags_say_what_comes(void)
     CHECK(strcmp(await(FDX_EV_PONG, 1).data, "and you?") == 0);
     CHECK(client_try_frame(&c, OP_TEXT, "in ", 3, 1) && client_try_frame(&c, 0x80, "pieces", 6, 1));
     while (!(host_count(h, FDX_EV_FRAGMENT) && h->events[h->count - 1].flags & FDX_EVF_FIN))
-        CHECK_STATUS(FDX_OK, take_and_free(0, 1, PATIENCE_MS));
+        CHECK_TAKE(FDX_OK, take_and_free(0, 1, PATIENCE_MS));
     CHECK(host_count(h, FDX_EV_MESSAGE) == 0);
     client_leave(&c);
 
@@ -927,7 +931,7 @@ static void a_request_can_be_read_until_its_batch_is_freed_though_the_peer_has_g
             client_write(&c, plain, strlen(plain));
         else
             client_ask(&c, "/where?who=ann", "X-Note: kept\r\n");
-        CHECK_STATUS(FDX_OK, take(0, 1, PATIENCE_MS, &view));
+        CHECK_TAKE(FDX_OK, take(0, 1, PATIENCE_MS, &view));
         CHECK(view.events->type == types[i]);
         conn = view.events->conn;
         check_request(conn);
@@ -951,7 +955,7 @@ static void an_open_connection_forgets_its_request_with_the_batch(void)
     start(QUEUE, 0);
     c = client_dial(h->port);
     CHECK(client_upgrade(&c, "/where?who=ann", "X-Note: kept\r\n") == 101);
-    CHECK_STATUS(FDX_OK, take(0, 1, PATIENCE_MS, &view));
+    CHECK_TAKE(FDX_OK, take(0, 1, PATIENCE_MS, &view));
     conn = view.events->conn;
     client_say(&c, "time goes by");
     await(FDX_EV_MESSAGE, 1);
@@ -1048,7 +1052,7 @@ static void many_messages_go_out_in_one_call(void)
     free(r.bytes);
 }
 
-static void each_record_has_a_result_and_the_first_error_is_returned(void)
+static void each_record_has_a_result_and_the_worst_is_returned(void)
 {
     records r = no_records();
     fdx_status results[6];
@@ -1068,7 +1072,7 @@ static void each_record_has_a_result_and_the_first_error_is_returned(void)
     put_text(&r, 0, "to nobody");
     put_text(&r, conn, "after");
     memset(results, 0x55, sizeof results);
-    CHECK_STATUS(FDX_E_NO_CONN, fdx_submit(h->server, r.bytes, r.len, results, 6));
+    CHECK_STATUS(FDX_E_UTF8, fdx_submit(h->server, r.bytes, r.len, results, 6));
     CHECK_STATUS(FDX_OK, results[0]);
     CHECK_STATUS(FDX_E_NO_CONN, results[1]);
     CHECK_STATUS(FDX_E_UTF8, results[2]);
@@ -1078,7 +1082,7 @@ static void each_record_has_a_result_and_the_first_error_is_returned(void)
     CLIENT_EXPECT_TEXT(&c, "before");
     CLIENT_EXPECT_TEXT(&c, "after");
     memset(results, 0x55, sizeof results);
-    CHECK_STATUS(FDX_E_NO_CONN, fdx_submit(h->server, r.bytes, r.len, results, 2));
+    CHECK_STATUS(FDX_E_UTF8, fdx_submit(h->server, r.bytes, r.len, results, 2));
     CHECK(results[0] == FDX_OK && results[1] == FDX_E_NO_CONN && results[2] == 0x55555555);
     CLIENT_EXPECT_TEXT(&c, "before");
     CLIENT_EXPECT_TEXT(&c, "after");
@@ -1118,14 +1122,13 @@ static void a_peer_that_does_not_read_is_told_of_by_submit_as_by_send(void)
     free(r.bytes);
 }
 
-static void records_that_are_malformed_send_nothing(void)
+static void a_record_that_send_would_refuse_is_refused_alone(void)
 {
-    static const uint32_t wrong[] = { 0, 3, 9, FDX_TEXT | 8u << 8, FDX_TEXT | FDX_F_COMPRESS << 24,
-                                      FDX_TEXT | (FDX_F_COMPRESS | FDX_F_NO_COMPRESS) << 8 };
-    fdx_status results[4];
+    static const uint32_t wrong[] = { 0, 3, 9, 0xffu, FDX_TEXT | 8u << 8, FDX_TEXT | FDX_F_COMPRESS << 24,
+                                      FDX_TEXT | (FDX_F_COMPRESS | FDX_F_NO_COMPRESS) << 8, UINT32_MAX };
+    fdx_status results[3];
     client c;
     fdx_conn conn;
-    size_t len;
     unsigned i;
 
     start(QUEUE, 0);
@@ -1135,30 +1138,50 @@ static void records_that_are_malformed_send_nothing(void)
         records r = no_records();
         put_text(&r, conn, "right");
         put_raw(&r, conn, wrong[i], 5, "wrong", 5);
-        CHECK_STATUS(FDX_E_INVALID_ARG, fdx_submit(h->server, r.bytes, r.len, results, 4));
+        put_text(&r, conn, "right, too");
+        CHECK_STATUS(FDX_E_INVALID_ARG, fdx_submit(h->server, r.bytes, r.len, results, 3));
+        CHECK(results[0] == FDX_OK && results[1] == FDX_E_INVALID_ARG && results[2] == FDX_OK);
+        CLIENT_EXPECT_TEXT(&c, "right");
+        CLIENT_EXPECT_TEXT(&c, "right, too");
         free(r.bytes);
     }
-    for (i = 0; i < 4; i++) {           /* longer than what is there: by a byte, a record, all that can be counted */
-        static const uint32_t lens[] = { 9, 24, 0x80000000u, UINT32_MAX };
-        records r = no_records();
-        put_text(&r, conn, "right");
-        put_raw(&r, conn, FDX_TEXT, lens[i], "12345678", 8);
-        CHECK_STATUS(FDX_E_INVALID_ARG, fdx_submit(h->server, r.bytes, r.len, results, 4));
-        free(r.bytes);
-    }
-    {
-        records r = no_records();
-        put_text(&r, conn, "right");
-        len = r.len;
-        put_text(&r, conn, "cut, in the head or in the text");
-        for (len = len + 1; len < r.len - 7; len++)
-            CHECK_STATUS(FDX_E_INVALID_ARG, fdx_submit(h->server, r.bytes, len, results, 4));
-        free(r.bytes);
-    }
-    CHECK_STATUS(FDX_OK, fdx_send(h->server, conn, FDX_TEXT, "the first that comes", 20, 0));
-    CLIENT_EXPECT_TEXT(&c, "the first that comes");
     client_leave(&c);
     end();
+}
+
+static void bytes_that_are_no_records_send_nothing(void)
+{
+    static const uint32_t lens[] = { 9, 24, 0x80000000u, UINT32_MAX };
+    fdx_status results[4] = { 77, 77, 77, 77 };
+    records r = no_records();
+    client c;
+    fdx_conn conn;
+    size_t len;
+    unsigned i;
+
+    start(QUEUE, 0);
+    c = client_open(h->port);
+    conn = await(FDX_EV_OPEN, 1).conn;
+    for (i = 0; i < sizeof lens / sizeof lens[0]; i++) {    /* longer than what is there */
+        records longer = no_records();
+        put_text(&longer, conn, "right");
+        put_raw(&longer, conn, FDX_TEXT, lens[i], "12345678", 8);
+        CHECK_STATUS(FDX_E_INVALID_ARG, fdx_submit(h->server, longer.bytes, longer.len, results, 4));
+        free(longer.bytes);
+    }
+    put_text(&r, conn, "right");
+    len = r.len;
+    put_text(&r, conn, "cut, in the head or in the text");
+    for (len = len + 1; len < r.len - 1; len++)             /* 31 bytes of text and one of padding */
+        CHECK_STATUS(FDX_E_INVALID_ARG, fdx_submit(h->server, r.bytes, len, results, 4));
+    CHECK_STATUS(FDX_E_INVALID_ARG, fdx_submit(h->server, r.bytes, FDX_NTS, results, 4));
+    for (i = 0; i < 4; i++)
+        CHECK(results[i] == 77);
+    CHECK_STATUS(FDX_OK, fdx_submit(h->server, r.bytes + 24, r.len - 24 - 1, results, 4));
+    CLIENT_EXPECT_TEXT(&c, "cut, in the head or in the text");
+    client_leave(&c);
+    end();
+    free(r.bytes);
 }
 
 static void one_call_reaches_a_hundred_connections_in_order(void)
@@ -1363,9 +1386,10 @@ int main(void)
     PROVE(a_request_can_be_read_until_its_batch_is_freed_though_the_peer_has_gone);
     PROVE(an_open_connection_forgets_its_request_with_the_batch);
     PROVE(many_messages_go_out_in_one_call);
-    PROVE(each_record_has_a_result_and_the_first_error_is_returned);
+    PROVE(each_record_has_a_result_and_the_worst_is_returned);
     PROVE(a_peer_that_does_not_read_is_told_of_by_submit_as_by_send);
-    PROVE(records_that_are_malformed_send_nothing);
+    PROVE(a_record_that_send_would_refuse_is_refused_alone);
+    PROVE(bytes_that_are_no_records_send_nothing);
     PROVE(one_call_reaches_a_hundred_connections_in_order);
     PROVE(threads_that_submit_at_once_each_keep_their_order);
     PROVE(servers_with_callbacks_take_records_too);
