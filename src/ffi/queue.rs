@@ -310,8 +310,8 @@ mod signs {
 
     use socket2::SockRef;
 
-    use super::super::server::duplicate;
-    use super::super::status::*;
+    use crate::ffi::server::duplicate;
+    use crate::ffi::status::*;
     use crate::server::delivery::{Bell, Lamp};
 
     /// An eventfd: readable while it counts anything.
@@ -404,7 +404,7 @@ mod signs {
 
 #[cfg(not(unix))]
 mod signs {
-    use super::super::status::*;
+    use crate::ffi::status::*;
     use crate::server::delivery::{Bell, Lamp};
 
     pub fn lamp() -> Result<Box<dyn Lamp>, fdx_status> {
