@@ -3,7 +3,7 @@
 # make autobahn  every case of the Autobahn suite about compression, in both modes: about 20 minutes
 # make examples  the C programs, in target/examples/c
 # make lint      format and clippy
-# make bench     echo beside the floor and other servers: CPU per message and handshake, 13 minutes; BENCH="--scenario 'tls-*'"
+# make bench     echo beside the floor and other servers: CPU per message and handshake, 20 minutes; BENCH="--scenario 'python-*'"
 # make soak      an hour of everything at once, memory and descriptors watched; MINUTES=15
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n

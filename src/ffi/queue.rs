@@ -203,7 +203,8 @@ pub unsafe extern "C" fn fdx_queue_notify_fd(
         // SAFETY: promised by the caller.
         let (handle, payload) = unsafe { (handle(server)?, bytes(payload, len)?) };
         let polled = queue_of(handle, queue)?;
-        polled.set_bell(if fd == -1 { None } else { Some(signs::bell(fd, payload)?) });
+        let bell = if fd == -1 { None } else { Some(signs::bell(fd, payload)?) };
+        signs::without_sigpipe(|| polled.set_bell(bell));
         Ok(FDX_OK)
     })
 }
