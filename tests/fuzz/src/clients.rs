@@ -111,6 +111,11 @@ impl Clients {
         }
     }
 
+    /// From now on nobody speaks in pieces.
+    pub fn speak_freely(&mut self) {
+        self.piece_bytes_max = usize::MAX;
+    }
+
     /// The client who asked for this path.
     pub fn by_path(path: &[u8]) -> Option<usize> {
         std::str::from_utf8(path).ok()?.strip_prefix("/client/")?.parse().ok()
@@ -118,6 +123,10 @@ impl Clients {
 }
 
 impl Client {
+    pub fn has_said_all(&self) -> bool {
+        self.outgoing.is_empty()
+    }
+
     fn obey(&mut self, order: u8, script: &mut Script<'_>) {
         match order {
             b't' => {
