@@ -1,0 +1,438 @@
+//! Polled delivery: events wait in a queue until the embedder takes them, a batch at a time.
+//!
+//! A shard gathers a turn's events in a batch of its own and puts it here when the turn's
+//! delivery ends; whoever polls takes whole batches out. So both meet only for a moment, and a
+//! payload is copied once. What a record of an event looks like, the layer above says.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::engine::connection::Release;
+use crate::engine::table::PendingRequest;
+use crate::id::ConnId;
+
+/// One queue of events. Every shard puts in; one thread at a time should take out.
+pub struct Queue<R> {
+    state: Mutex<State<R>>,
+    /// Rings when there is something for who waits.
+    filled: Condvar,
+    /// So many have come and gone unread that nobody else should be let in.
+    is_crowded: AtomicBool,
+    /// The requests that events not freed yet are about, each with the number of those events.
+    requests: Mutex<HashMap<ConnId, (PendingRequest, usize)>>,
+}
+
+struct State<R> {
+    /// Each with an event at least.
+    batches: VecDeque<Batch<R>>,
+    is_woken: bool,
+    /// The last event of the server is in, or was taken.
+    is_stopped: bool,
+    /// Threads that wait for `filled`.
+    waiting: usize,
+    /// Events in `batches`, events that are not freed, and arrivals that are not freed.
+    queued: usize,
+    unfreed: usize,
+    arrivals: usize,
+    /// Words that events taken but not freed may carry.
+    releases: Vec<Box<dyn Release>>,
+    lamp: Option<Box<dyn Lamp>>,
+    bell: Option<Box<dyn Bell>>,
+    /// Memory of a batch that was freed, for the next.
+    spare: Option<Batch<R>>,
+}
+
+/// An event as the embedder gets it.
+pub trait Record: Copy {
+    /// Its payload has moved on in its block by so many bytes.
+    fn shift(&mut self, by: usize);
+}
+
+/// Events in their order, with their payloads in one block.
+pub struct Batch<R> {
+    events: Vec<R>,
+    /// Of those, how many were taken already.
+    taken: usize,
+    /// Shared by the parts of a batch that was longer than who polled it wanted.
+    block: Arc<Vec<u8>>,
+    /// How many of the events are arrivals.
+    arrivals: usize,
+    /// Words of the embedder's that are not needed any more once this is freed.
+    releases: Vec<Box<dyn Release>>,
+}
+
+/// Shows an event loop of the embedder's whether there is something to poll. Called under the
+/// queue's lock.
+pub trait Lamp: Send {
+    fn light(&self);
+    fn put_out(&self);
+    fn descriptor(&self) -> isize;
+}
+
+/// Tells an event loop of the embedder's that there is something to poll now. Called under the
+/// queue's lock.
+pub trait Bell: Send {
+    fn ring(&self);
+}
+
+/// What polling brought.
+pub enum Polled<R> {
+    Batch(Batch<R>),
+    /// Nothing came in time.
+    TimedOut,
+    /// Somebody has called [`Queue::wake`].
+    Woken,
+    /// The server's last event was taken before.
+    Stopped,
+}
+
+/// There is no memory for it.
+#[derive(Debug)]
+pub struct NoRoom;
+
+impl<R: Record> Queue<R> {
+    /// Puts a turn's events in, and leaves an empty batch. With `is_last` nothing comes after.
+    pub fn put(&self, batch: &mut Batch<R>, is_last: bool) {
+        if batch.events.is_empty() {
+            return self.put_releases(batch);
+        }
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let had_news = state.has_news();
+        state.is_stopped |= is_last;
+        state.queued += batch.events.len();
+        state.unfreed += batch.events.len();
+        state.arrivals += batch.arrivals;
+        if state.arrivals > ARRIVALS_MAX {
+            self.is_crowded.store(true, SeqCst);
+        }
+        batch.releases.append(&mut state.releases);
+        if !state.batches.back_mut().is_some_and(|last| last.append(batch)) {
+            let empty = state.spare.take().unwrap_or_default();
+            state.batches.push_back(std::mem::replace(batch, empty));
+        }
+        if !had_news {
+            self.tell(state);
+        }
+    }
+
+    /// Words without an event of this turn.
+    fn put_releases(&self, batch: &mut Batch<R>) {
+        if batch.releases.is_empty() {
+            return;
+        }
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        match state.batches.back_mut() {
+            Some(last) => last.releases.append(&mut batch.releases),
+            None if state.unfreed > 0 => state.releases.append(&mut batch.releases),
+            None => {
+                drop(guard);
+                batch.release();
+            }
+        }
+    }
+
+    /// Takes events out, at most `most`. Waits for them: no longer than `timeout`, or for ever.
+    pub fn poll(&self, most: usize, timeout: Option<Duration>) -> Polled<R> {
+        let mut state = self.lock();
+        let mut until = None;
+        loop {
+            if std::mem::take(&mut state.is_woken) {
+                state.put_out_if_empty();
+                return Polled::Woken;
+            }
+            if let Some(batch) = state.take(most) {
+                state.put_out_if_empty();
+                return Polled::Batch(batch);
+            }
+            if state.is_stopped {
+                return Polled::Stopped;
+            }
+            let left = match timeout {
+                None => None,
+                Some(Duration::ZERO) => return Polled::TimedOut,
+                Some(timeout) => {
+                    let now = Instant::now();
+                    let until = *until.get_or_insert_with(|| now + timeout);
+                    if now >= until {
+                        return Polled::TimedOut;
+                    }
+                    Some(until - now)
+                }
+            };
+            state.waiting += 1;
+            state = match left {
+                None => self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => self.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+            state.waiting -= 1;
+        }
+    }
+
+    /// Who polls, or does next, is told to look up.
+    pub fn wake(&self) {
+        let mut state = self.lock();
+        let had_news = state.has_news();
+        state.is_woken = true;
+        if !had_news {
+            self.tell(&state);
+        }
+    }
+
+    /// The descriptor of the queue's lamp, which is made the first time.
+    pub fn lamp<E>(&self, make: impl FnOnce() -> Result<Box<dyn Lamp>, E>) -> Result<isize, E> {
+        let mut state = self.lock();
+        if let Some(lamp) = &state.lamp {
+            return Ok(lamp.descriptor());
+        }
+        let lamp = make()?;
+        if state.has_news() {
+            lamp.light();
+        }
+        Ok(state.lamp.insert(lamp).descriptor())
+    }
+
+    /// From now on rings at each change from empty to not empty; at once, if it is not empty.
+    pub fn set_bell(&self, bell: Option<Box<dyn Bell>>) {
+        let mut state = self.lock();
+        if let Some(bell) = bell.as_ref().filter(|_| state.has_news()) {
+            bell.ring();
+        }
+        state.bell = bell;
+    }
+
+    /// Gives a batch back. True: the queue was crowded until now.
+    pub fn free(&self, mut batch: Batch<R>) -> bool {
+        let mut released = std::mem::take(&mut batch.releases);
+        let mut state = self.lock();
+        state.unfreed -= batch.events.len();
+        state.arrivals -= batch.arrivals;
+        if state.unfreed == 0 {
+            released.append(&mut state.releases);
+        }
+        let has_room = state.arrivals <= ARRIVALS_MAX / 2;
+        let lets_in_again = has_room && self.is_crowded.swap(false, SeqCst);
+        if state.spare.is_none() && batch.clear() {
+            state.spare = Some(batch);
+        }
+        drop(state);
+        for word in released {
+            word.release();
+        }
+        lets_in_again
+    }
+
+    /// Should nobody else be let in for now?
+    pub fn is_crowded(&self) -> bool {
+        self.is_crowded.load(SeqCst)
+    }
+
+    /// Events that nobody has taken.
+    pub fn len(&self) -> usize {
+        self.lock().queued
+    }
+
+    /// Keeps a request for as long as an event is not freed that is about it.
+    pub fn keep_request(&self, conn: ConnId, request: PendingRequest) {
+        self.requests().entry(conn).or_insert((request, 0)).1 += 1;
+    }
+
+    /// One event less is about the request.
+    pub fn forget_request(&self, conn: ConnId) {
+        let mut requests = self.requests();
+        if let Some((_, events)) = requests.get_mut(&conn) {
+            *events -= 1;
+            if *events == 0 {
+                requests.remove(&conn);
+            }
+        }
+    }
+
+    pub fn request(&self, conn: ConnId) -> Option<PendingRequest> {
+        self.requests().get(&conn).map(|(request, _)| request.clone())
+    }
+
+    fn tell(&self, state: &State<R>) {
+        if let Some(lamp) = &state.lamp {
+            lamp.light();
+        }
+        if let Some(bell) = &state.bell {
+            bell.ring();
+        }
+        if state.waiting > 0 {
+            self.filled.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn requests(&self) -> MutexGuard<'_, HashMap<ConnId, (PendingRequest, usize)>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R: Record> Default for Queue<R> {
+    fn default() -> Self {
+        let state = State {
+            batches: VecDeque::new(),
+            is_woken: false,
+            is_stopped: false,
+            waiting: 0,
+            queued: 0,
+            unfreed: 0,
+            arrivals: 0,
+            releases: Vec::new(),
+            lamp: None,
+            bell: None,
+            spare: None,
+        };
+        Self {
+            state: Mutex::new(state),
+            filled: Condvar::new(),
+            is_crowded: AtomicBool::new(false),
+            requests: Mutex::default(),
+        }
+    }
+}
+
+impl<R: Record> State<R> {
+    /// Would a poll return at once?
+    fn has_news(&self) -> bool {
+        self.is_woken || !self.batches.is_empty()
+    }
+
+    fn put_out_if_empty(&self) {
+        if let Some(lamp) = self.lamp.as_ref().filter(|_| !self.has_news()) {
+            lamp.put_out();
+        }
+    }
+
+    fn take(&mut self, most: usize) -> Option<Batch<R>> {
+        let first = self.batches.front_mut()?;
+        let batch = match first.events.len() - first.taken > most {
+            true => first.split(most),
+            false => {
+                let mut batch = self.batches.pop_front().expect("there was one");
+                batch.events.drain(..std::mem::take(&mut batch.taken));
+                batch
+            }
+        };
+        self.queued -= batch.events.len();
+        Some(batch)
+    }
+}
+
+impl<R: Record> Batch<R> {
+    /// Takes in an event with its payload; `event` makes it from the payload's place. Without
+    /// memory nothing changes.
+    pub fn push(&mut self, payload: &[u8], event: impl FnOnce(usize) -> R) -> Result<(), NoRoom> {
+        self.events.try_reserve(1).map_err(|_| NoRoom)?;
+        let block = Arc::get_mut(&mut self.block).expect("what is filled has no parts yet");
+        block.try_reserve(payload.len()).map_err(|_| NoRoom)?;
+        let start = block.len();
+        block.extend_from_slice(payload);
+        self.events.push(event(start));
+        Ok(())
+    }
+
+    /// The event just pushed is of somebody who comes or goes.
+    pub fn count_arrival(&mut self) {
+        self.arrivals += 1;
+    }
+
+    /// Keeps a word of the embedder's until this is freed.
+    pub fn keep(&mut self, word: Box<dyn Release>) {
+        self.releases.push(word);
+    }
+
+    pub fn events(&self) -> &[R] {
+        &self.events
+    }
+
+    /// The events, to be shown where the block lies.
+    pub fn parts(&mut self) -> (&mut [R], &[u8]) {
+        (&mut self.events, &self.block)
+    }
+
+    /// Takes all of another batch over, unless both together are too much. Else false.
+    fn append(&mut self, more: &mut Self) -> bool {
+        let bytes = self.block.len() + more.block.len();
+        if bytes > MERGED_BYTES_MAX || self.events.len() + more.events.len() > MERGED_EVENTS_MAX {
+            return false;
+        }
+        let Some(block) = Arc::get_mut(&mut self.block) else { return false };
+        let by = block.len();
+        block.extend_from_slice(&more.block);
+        more.events.iter_mut().for_each(|event| event.shift(by));
+        self.events.append(&mut more.events);
+        self.releases.append(&mut more.releases);
+        self.arrivals += more.arrivals;
+        more.clear();
+        true
+    }
+
+    /// The next `count` events as a batch of their own, on the same block.
+    fn split(&mut self, count: usize) -> Self {
+        let events = self.events[self.taken..][..count].to_vec();
+        self.taken += count;
+        let arrivals = std::mem::take(&mut self.arrivals);
+        Self { events, taken: 0, block: self.block.clone(), arrivals, releases: Vec::new() }
+    }
+
+    /// Makes it empty, as new; false if its memory is not worth keeping.
+    fn clear(&mut self) -> bool {
+        self.events.clear();
+        (self.taken, self.arrivals) = (0, 0);
+        let is_small = self.events.capacity() <= MERGED_EVENTS_MAX;
+        match Arc::get_mut(&mut self.block) {
+            Some(block) if is_small && block.capacity() <= MERGED_BYTES_MAX => {
+                block.clear();
+                true
+            }
+            _ => {
+                (self.events, self.block) = Default::default();
+                false
+            }
+        }
+    }
+}
+
+impl<R> Batch<R> {
+    fn release(&mut self) {
+        for word in self.releases.drain(..) {
+            word.release();
+        }
+    }
+}
+
+impl<R: Record> Default for Batch<R> {
+    fn default() -> Self {
+        Self { events: Vec::new(), taken: 0, block: Arc::default(), arrivals: 0, releases: Vec::new() }
+    }
+}
+
+/// One that nobody took, when its queue goes.
+impl<R> Drop for Batch<R> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl<R> Drop for State<R> {
+    fn drop(&mut self) {
+        for word in self.releases.drain(..) {
+            word.release();
+        }
+    }
+}
+
+/// Comings and goings that may be unread before the server lets nobody else in.
+const ARRIVALS_MAX: usize = 4096;
+/// Batches that nobody has taken are joined up to this size: polling less often is cheaper.
+const MERGED_BYTES_MAX: usize = 256 * 1024;
+const MERGED_EVENTS_MAX: usize = 4096;
