@@ -205,7 +205,7 @@ def _declare(library: ctypes.CDLL, name: str, result: Any, arguments: Tuple[Any,
     function = getattr(library, name)
     function.restype = result
     function.argtypes = arguments
-    return function
+    return function  # type: ignore[no-any-return]
 
 
 def _quick(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:

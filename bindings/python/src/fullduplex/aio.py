@@ -11,6 +11,7 @@ import ctypes
 import inspect
 import os
 import struct
+import time
 import warnings
 from collections import deque
 from types import TracebackType
@@ -301,7 +302,7 @@ class WebSocket(BaseConnection):
         server = self._server
         server._flush()
         future: "asyncio.Future[float]" = server._loop.create_future()
-        self._pongs[payload] = future, server._loop.time()
+        self._pongs[payload] = future, time.perf_counter()
         status = _abi.fdx_ping(self._handle.pointer, self.id, payload, len(payload))
         if status < 0:
             del self._pongs[payload]
@@ -601,7 +602,7 @@ class AsyncServer:
         elif kind == _abi.EV_PONG:
             pong = self._connections[conn]._pongs.pop(_abi.bytes_at(data, length) if length else b"", None)
             if pong is not None and not pong[0].done():
-                pong[0].set_result(self._loop.time() - pong[1])
+                pong[0].set_result(time.perf_counter() - pong[1])
         elif kind == _abi.EV_UPGRADE:
             self._decide(conn)
         elif kind == _abi.EV_HTTP:
