@@ -24,7 +24,7 @@ from ._config import Config, Host, addresses
 from ._handle import BaseConnection, Handle, Message, check_gone, close_reason, encode, send_to_many
 from ._log import logger
 from .exceptions import (
-    CLOSED_BY, ConcurrencyError, ConnectionClosed, ConnectionClosedOK, Error, MessageTooBig, check, connection_closed, failure,
+    CLOSED_BY, ConcurrencyError, ConfigError, ConnectionClosed, ConnectionClosedOK, Error, MessageTooBig, check, connection_closed, failure,
 )
 from .http import FAILED, NO_WEBSOCKET, Decision, Request, Response, decide, reply, respond
 
@@ -390,6 +390,7 @@ class AsyncServer:
         self._block: Optional[bytes] = None
         # Whose first message of late has just come.
         self._ready: Deque[WebSocket] = deque()
+        self._has_newcomers = False
         self._crowded: List[WebSocket] = []
         self._outbox: List[bytes] = []
         self._outbox_bytes = 0
@@ -400,10 +401,13 @@ class AsyncServer:
         self._stopping = _Waiters(loop)
         self._reads_fd: Optional[int] = None
 
+        for taken in {"dispatch", "queues"} & options.keys():
+            raise ConfigError(f"serve sets {taken} itself; `fullduplex.Server` has a choice", _abi.E_CONFIG)
         with Config() as config:
             # A message that finds no room is sent again when there is some: nothing is closed for it.
-            self._cuts_slow = "send_full" not in options
-            options.setdefault("send_full", "drop")
+            self._cuts_slow = not {"send_full", "send.full"} & options.keys()
+            if self._cuts_slow:
+                options["send_full"] = "drop"
             config.set_all(options, listen)
             config.set("dispatch", "queue")
             config.set("queues", "1")
@@ -536,7 +540,12 @@ class AsyncServer:
             raise
         self._events = self._block = None
         _abi.fdx_batch_free(view.batch)
-        self._wake_ready()
+        if self._has_newcomers:
+            # Their handlers begin first: what somebody says after they came must find them there.
+            self._has_newcomers = False
+            self._loop.call_soon(self._wake_ready)
+        else:
+            self._wake_ready()
 
     def _distribute(self, events: Iterator[Tuple[Any, ...]]) -> None:
         connections, ready, block, queue_max = self._connections, self._ready, self._block, self._queue_max
@@ -589,6 +598,7 @@ class AsyncServer:
             ws = self._deciding.pop(conn, None) or self._new_connection(conn)
             ws.subprotocol = _abi.text_at(data, length) or None
             self._connections[conn] = ws
+            self._has_newcomers = True
             self._spawn(self._run_handler(ws))
         elif kind == _abi.EV_CLOSE:
             ws = self._connections.pop(conn)
@@ -786,8 +796,6 @@ class serve:
             options["origins"] = origins
         if subprotocols is not None:
             options["protocols"] = subprotocols
-        for taken in {"dispatch", "queues"} & options.keys():
-            raise TypeError(f"serve() sets {taken} itself; `Server` has it")
         self._handler, self._process_request, self._max_queue = handler, process_request, max_queue
         self._listen = addresses(host, port, listen, "tls_cert" in options)
         self._options = options

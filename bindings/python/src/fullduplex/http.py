@@ -129,6 +129,8 @@ def respond(status: int, text: str) -> Response:
 Decision = Union[None, Accept, Response]
 
 FAILED = respond(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed to answer.\n")
+# To a WebSocket where `process_request` has a page for others.
+ONLY_A_PAGE = respond(HTTPStatus.NOT_FOUND, "There is no WebSocket here.\n")
 NO_WEBSOCKET = Response(HTTPStatus.UPGRADE_REQUIRED, {"Upgrade": "websocket"}, "Only WebSockets are served here.\n")
 
 
@@ -139,7 +141,7 @@ def lines_of(headers: Headers) -> bytes:
 def decide(server: Optional[int], conn: int, decision: Decision) -> int:
     """Answers an UPGRADE; returns the library's status."""
     if isinstance(decision, Response):
-        return _answer(_abi.fdx_reject, server, conn, decision)
+        return _answer(_abi.fdx_reject, server, conn, decision if decision.status >= 300 else ONLY_A_PAGE)
     if decision is None:
         return _abi.fdx_accept(server, conn, None, None, 0)  # type: ignore[no-any-return]
     if not isinstance(decision, Accept):
