@@ -30,6 +30,12 @@ PEERS = ["tungstenite", "ws", *PYTHON_LIBRARIES, "kestrel"]
 # Which server is ours in a mode that is not the C echo's.
 OURS = {PYTHON: "python", CSHARP: "csharp"}
 
+ENVIRONMENT = {
+    "NODE_PATH": str(NODE_MODULES),
+    "PYTHONPATH": str(ROOT / "bindings" / "python" / "src"),
+    "FULLDUPLEX_LIBRARY": str(ROOT / "target" / "release" / "libfullduplex.so"),
+}
+
 START_SECONDS_MAX = 10
 STOP_SECONDS_MAX = 10
 
@@ -93,7 +99,7 @@ class Server:
             words,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "NODE_PATH": str(NODE_MODULES)},
+            env={**os.environ, **ENVIRONMENT},
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )
         ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS_MAX)
