@@ -123,8 +123,9 @@ impl Clients {
 }
 
 impl Client {
+    /// It keeps the protocol, and there was time for all that it has to say.
     pub fn has_said_all(&self) -> bool {
-        self.outgoing.is_empty()
+        self.is_good && self.outgoing.is_empty() && !self.has_heard_close
     }
 
     fn obey(&mut self, order: u8, script: &mut Script<'_>) {

@@ -550,7 +550,7 @@ impl<'w> Scene<'w> {
         }
         for (conn, known) in &self.connections {
             let client = known.client.map(|client| &self.clients.list[client]);
-            let Some(client) = client.filter(|client| client.is_good && client.has_said_all()) else {
+            let Some(client) = client.filter(|client| client.has_said_all()) else {
                 continue;
             };
             if known.stage == Stage::Open && !known.is_touched {
