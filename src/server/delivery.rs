@@ -18,7 +18,7 @@ pub struct Queue<R> {
     state: Mutex<State<R>>,
     /// Rings when there is something for who waits.
     filled: Condvar,
-    /// So many have come and gone unread that nobody else should be let in.
+    /// So many have come unread that nobody else should be let in.
     is_crowded: AtomicBool,
     /// The requests that events not freed yet are about, each with the number of those events.
     requests: Mutex<HashMap<ConnId, (PendingRequest, usize)>>,
@@ -51,6 +51,9 @@ struct State<R> {
 pub trait Record: Copy {
     /// Its payload has moved on in its block by so many bytes.
     fn shift(&mut self, by: usize);
+
+    /// Does it tell of somebody who comes?
+    fn is_arrival(&self) -> bool;
 }
 
 /// Events in their order, with their payloads in one block.
@@ -62,7 +65,7 @@ pub struct Batch<R> {
     number: u64,
     /// Shared by the parts of a batch that was longer than who polled it wanted.
     block: Arc<Vec<u8>>,
-    /// How many of the events are arrivals.
+    /// How many of the events that were not taken are arrivals.
     arrivals: usize,
     /// Words of the embedder's that no later event carries.
     releases: Vec<Box<dyn Release>>,
@@ -342,13 +345,10 @@ impl<R: Record> Batch<R> {
         block.try_reserve(payload.len()).map_err(|_| NoRoom)?;
         let start = block.len();
         block.extend_from_slice(payload);
-        self.events.push(event(start));
+        let event = event(start);
+        self.arrivals += usize::from(event.is_arrival());
+        self.events.push(event);
         Ok(())
-    }
-
-    /// The event just pushed is of somebody who comes or goes.
-    pub fn count_arrival(&mut self) {
-        self.arrivals += 1;
     }
 
     /// Keeps a word of the embedder's until this is freed.
@@ -386,7 +386,8 @@ impl<R: Record> Batch<R> {
         let events = self.events[self.taken..][..count].to_vec();
         let number = self.number + self.taken as u64;
         self.taken += count;
-        let arrivals = std::mem::take(&mut self.arrivals);
+        let arrivals = events.iter().filter(|event| event.is_arrival()).count();
+        self.arrivals -= arrivals;
         Self { events, taken: 0, number, block: self.block.clone(), arrivals, releases: Vec::new() }
     }
 
@@ -439,7 +440,7 @@ fn release(words: impl IntoIterator<Item = Box<dyn Release>>) {
     words.into_iter().for_each(Release::release);
 }
 
-/// Comings and goings that may be unread before the server lets nobody else in.
+/// Arrivals that may be unread before the server lets nobody else in.
 const ARRIVALS_MAX: usize = 4096;
 /// Batches that nobody has taken are joined up to this size: polling less often is cheaper.
 const MERGED_BYTES_MAX: usize = 256 * 1024;
@@ -459,7 +460,13 @@ mod tests {
         fn shift(&mut self, by: usize) {
             self.0 += by;
         }
+
+        fn is_arrival(&self) -> bool {
+            self.1 == ARRIVES.len()
+        }
     }
+
+    const ARRIVES: &[u8] = b"arrives";
 
     fn put(queue: &Queue<Event>, payloads: &[&[u8]]) {
         let mut batch = Batch::default();
@@ -664,12 +671,11 @@ mod tests {
     #[test]
     fn with_too_many_arrivals_unread_nobody_else_is_let_in() {
         let queue = Queue::default();
+        put(&queue, &[b"not counted".as_slice(); 10]);
+        queue.free(polled(&queue, 10));
         for _ in 0..=ARRIVALS_MAX {
             assert!(!queue.is_crowded());
-            let mut batch = Batch::default();
-            batch.push(b"", |start| Event(start, 0)).unwrap();
-            batch.count_arrival();
-            queue.put(&mut batch, false);
+            put(&queue, &[ARRIVES]);
         }
         assert!(queue.is_crowded());
         // One more than half of them leaves as many as there is room for.
@@ -678,6 +684,16 @@ mod tests {
         assert!(queue.is_crowded());
         assert!(queue.free(most));
         assert!(!queue.is_crowded());
+    }
+
+    #[test]
+    fn each_part_of_a_batch_counts_its_own_arrivals() {
+        let queue = Queue::default();
+        put(&queue, &[ARRIVES; ARRIVALS_MAX + 1]);
+        for freed in 1..=ARRIVALS_MAX + 1 {
+            let lets_in_again = queue.free(polled(&queue, 1));
+            assert_eq!(lets_in_again, freed == ARRIVALS_MAX / 2 + 1, "after {freed}");
+        }
     }
 
     #[test]
