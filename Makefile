@@ -3,9 +3,10 @@
 # make wheel     the package for Python, with the library inside, in target/wheels
 # make test      every test, installing what they need
 # make autobahn  every case of the Autobahn suite about compression, in both modes: about 20 minutes
+# make autobahn-bindings   chapters 1 to 10 of it over the echo in Python and in C#
 # make examples  the C programs, in target/examples/c
 # make lint      format and clippy
-# make bench     echo beside the floor and other servers: CPU per message and handshake, 13 minutes; BENCH="--scenario 'tls-*'"
+# make bench     echo beside the floor and other servers: CPU per message and handshake, 20 minutes; BENCH="--scenario 'python-*'"
 # make soak      an hour of everything at once, memory and descriptors watched; MINUTES=15
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n
@@ -25,7 +26,7 @@ DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo demo-python wheel test autobahn lint examples bench soak sim fuzz replay coverage asan tsan library install clean
+.PHONY: all demo demo-python wheel test autobahn autobahn-bindings lint examples bench soak sim fuzz replay coverage asan tsan library install clean
 
 all: examples
 
@@ -58,7 +59,11 @@ test:
 
 autobahn: examples
 	tests/setup.sh
-	cd tests && AUTOBAHN=all ../target/test-env/py3/bin/python -m pytest -q conformance/test_autobahn.py
+	cd tests && AUTOBAHN=compression ../target/test-env/py3/bin/python -m pytest -q conformance/test_autobahn.py
+
+autobahn-bindings: examples
+	tests/setup.sh
+	cd tests && AUTOBAHN=bindings ../target/test-env/py3/bin/python -m pytest -q conformance/test_autobahn.py -k bindings
 
 lint:
 	$(CARGO) fmt --check

@@ -11,13 +11,14 @@
 #   bin    cargo-fuzz
 #   proxies  HAProxy and nginx, unpacked and not installed, so that none starts as a service
 #   promtool   Prometheus' own reader of metrics
+#   dotnet   .NET Core 3.1 for the C# binding (tests/dotnet.sh), beside the system's Mono
 #
 # A second run takes no time: a stamp says which version of this script did its work here.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 env=$PWD/target/test-env
-stamp="$(sha256sum < tests/setup.sh) $env"       # with the path: virtual environments can't move
+stamp="$(cat tests/setup.sh tests/dotnet.sh | sha256sum) $env"       # with the path: virtual environments can't move
 
 main() {
     if [ "$(cat "$env/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
@@ -28,6 +29,7 @@ main() {
     node_packages
     proxies
     prometheus_tool
+    dotnet_core
     python27=$(find_python27)
     if [ -z "$python27" ]; then
         # No stamp: the next run looks again. The tests that need it fail by name until then.
@@ -56,6 +58,9 @@ system_packages() {
     have node                                    || missing+=(nodejs)
     have g++                                     || missing+=(g++)
     have npm                                     || missing+=(npm)
+    have mono                                    || missing+=(mono-runtime)
+    # What a program for .NET Framework 4.7.2 is compiled against.
+    [ -d /usr/lib/mono/4.7.2-api ]               || missing+=(mono-devel)
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
     # Without them the screenshots show boxes instead of letters.
     for font in fonts-noto-core fonts-noto-color-emoji; do
@@ -146,6 +151,11 @@ prometheus_tool() {
     mv usr/bin/promtool "$env/promtool"
     cd - >/dev/null
     rm -r "$folder"
+}
+
+dotnet_core() {
+    say ".NET Core SDK 3.1, with the OpenSSL it needs"
+    tests/dotnet.sh "$env/dotnet"
 }
 
 python27_environment() {

@@ -447,7 +447,8 @@ impl Entry {
             let is_same = word & !(IS_CROWDED | MAILBOX_BYTES_MAX) == generation;
             let (bytes, is_crowded) = parts(word);
             let (bytes, is_crowded) = change(bytes, is_crowded);
-            is_same.then(|| generation | bytes | if is_crowded { IS_CROWDED } else { 0 })
+            let crowded = if is_crowded { IS_CROWDED } else { 0 };
+            is_same.then_some(generation | bytes | crowded)
         };
         let Ok(before) = self.unread.fetch_update(SeqCst, SeqCst, update) else { return (false, 0) };
         let (bytes, was_crowded) = parts(before);

@@ -203,7 +203,8 @@ pub unsafe extern "C" fn fdx_queue_notify_fd(
         // SAFETY: promised by the caller.
         let (handle, payload) = unsafe { (handle(server)?, bytes(payload, len)?) };
         let polled = queue_of(handle, queue)?;
-        polled.set_bell(if fd == -1 { None } else { Some(signs::bell(fd, payload)?) });
+        let bell = if fd == -1 { None } else { Some(signs::bell(fd, payload)?) };
+        signs::without_sigpipe(|| polled.set_bell(bell));
         Ok(FDX_OK)
     })
 }
@@ -309,8 +310,8 @@ mod signs {
 
     use socket2::SockRef;
 
-    use super::super::server::duplicate;
-    use super::super::status::*;
+    use crate::ffi::server::duplicate;
+    use crate::ffi::status::*;
     use crate::server::delivery::{Bell, Lamp};
 
     /// An eventfd: readable while it counts anything.
@@ -403,7 +404,7 @@ mod signs {
 
 #[cfg(not(unix))]
 mod signs {
-    use super::super::status::*;
+    use crate::ffi::status::*;
     use crate::server::delivery::{Bell, Lamp};
 
     pub fn lamp() -> Result<Box<dyn Lamp>, fdx_status> {

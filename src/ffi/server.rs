@@ -153,10 +153,12 @@ pub unsafe extern "C" fn fdx_server_start(server: *mut fdx_server, error: *mut f
             // SAFETY: promised by the caller.
             let owner = unsafe { owner(server) };
             let _signals = SignalsBlocked::new();
-            Ok(match handle.queues.is_empty() {
-                true => handle.server.start(|| Deliverer::new(owner.clone()), INHERIT)?,
-                false => handle.server.start(|| Enqueuer::new(owner.clone()), INHERIT)?,
-            })
+            let is_polled = !handle.queues.is_empty();
+            let started = match is_polled {
+                true => handle.server.start(|| Enqueuer::new(owner.clone()), INHERIT),
+                false => handle.server.start(|| Deliverer::new(owner.clone()), INHERIT),
+            };
+            Ok(started?)
         };
         // SAFETY: promised by the caller.
         start().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })

@@ -84,7 +84,7 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
             slow_closed: sum(|counters| &counters.slow_closed),
             rate_limited: sum(|counters| &counters.rate_limited),
             queued_bytes,
-            event_queue_len: handle.queues.iter().map(|queue| queue.len() as u64).sum(),
+            event_queue_len: handle.queues.iter().map(|queue| queue.queued() as u64).sum(),
             deflate_bytes: handle.server.deflate_bytes(),
             topics: 0,
             subscriptions: 0,

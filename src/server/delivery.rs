@@ -231,7 +231,7 @@ impl<R: Record> Queue<R> {
     }
 
     /// Events that nobody has taken.
-    pub fn len(&self) -> usize {
+    pub fn queued(&self) -> usize {
         self.lock().queued
     }
 
@@ -436,3 +436,227 @@ const ARRIVALS_MAX: usize = 4096;
 /// Batches that nobody has taken are joined up to this size: polling less often is cheaper.
 const MERGED_BYTES_MAX: usize = 256 * 1024;
 const MERGED_EVENTS_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
+
+    /// Where its payload lies, and how long it is.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct Event(usize, usize);
+
+    impl Record for Event {
+        fn shift(&mut self, by: usize) {
+            self.0 += by;
+        }
+    }
+
+    fn put(queue: &Queue<Event>, payloads: &[&[u8]]) {
+        let mut batch = Batch::default();
+        for payload in payloads {
+            batch.push(payload, |start| Event(start, payload.len())).unwrap();
+        }
+        queue.put(&mut batch, false);
+        assert!(batch.events.is_empty() && batch.block.is_empty());
+    }
+
+    fn payloads(batch: &mut Batch<Event>) -> Vec<Vec<u8>> {
+        let (events, block) = batch.parts();
+        events.iter().map(|event| block[event.0..][..event.1].to_vec()).collect()
+    }
+
+    fn polled(queue: &Queue<Event>, most: usize) -> Batch<Event> {
+        match queue.poll(most, Some(Duration::ZERO)) {
+            Polled::Batch(batch) => batch,
+            _ => panic!("there is no batch"),
+        }
+    }
+
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Release for Counted {
+        fn release(self: Box<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[derive(Default)]
+    struct Counter {
+        rings: AtomicUsize,
+        is_lit: AtomicBool,
+    }
+
+    impl Bell for Arc<Counter> {
+        fn ring(&self) {
+            self.rings.fetch_add(1, SeqCst);
+        }
+    }
+
+    impl Lamp for Arc<Counter> {
+        fn light(&self) {
+            assert!(!self.is_lit.swap(true, SeqCst), "it was lit already");
+        }
+
+        fn put_out(&self) {
+            assert!(self.is_lit.swap(false, SeqCst), "it was out already");
+        }
+
+        fn descriptor(&self) -> isize {
+            7
+        }
+    }
+
+    #[test]
+    fn events_of_many_turns_come_out_in_order_however_they_are_split() {
+        for most in [1, 2, 3, 7, usize::MAX] {
+            let queue = Queue::default();
+            let large = vec![b'L'; MERGED_BYTES_MAX];
+            let all: [&[u8]; 6] = [b"a", b"", b"ccc", &large, b"d", b"ee"];
+            put(&queue, &all[..2]);
+            put(&queue, &all[2..3]);
+            put(&queue, &all[3..4]);
+            put(&queue, &all[4..]);
+            assert_eq!(queue.queued(), 6);
+            let (mut found, mut kept) = (Vec::new(), Vec::new());
+            while queue.queued() > 0 {
+                let mut batch = polled(&queue, most);
+                assert!((1..=most).contains(&batch.events().len()));
+                found.extend(payloads(&mut batch));
+                kept.push(batch);
+            }
+            assert!(found == all, "in parts of {most}");
+            // Freed in the other order, each part still has its bytes until then.
+            while let Some(mut batch) = kept.pop() {
+                let own = payloads(&mut batch);
+                assert!(found.ends_with(&own));
+                found.truncate(found.len() - own.len());
+                queue.free(batch);
+            }
+            assert!(matches!(queue.poll(1, Some(Duration::ZERO)), Polled::TimedOut));
+            assert_eq!(queue.lock().unfreed, 0);
+        }
+    }
+
+    #[test]
+    fn the_bell_rings_and_the_lamp_is_lit_once_from_empty_to_empty() {
+        let (queue, counter) = (Queue::default(), Arc::new(Counter::default()));
+        put(&queue, &[b"before"]);
+        queue.set_bell(Some(Box::new(counter.clone())));
+        let lamp = counter.clone();
+        assert_eq!(queue.lamp::<()>(|| Ok(Box::new(lamp))), Ok(7));
+        assert_eq!(queue.lamp(|| Err(())), Ok(7));
+        for round in 1..4 {
+            assert!(counter.is_lit.load(SeqCst));
+            assert_eq!(counter.rings.load(SeqCst), round);
+            put(&queue, &[b"more"]);
+            queue.wake();
+            queue.wake();
+            assert!(matches!(queue.poll(1, None), Polled::Woken));
+            queue.free(polled(&queue, 1));
+            assert!(counter.is_lit.load(SeqCst));
+            queue.free(polled(&queue, 1));
+            assert!(!counter.is_lit.load(SeqCst));
+            put(&queue, &[b"again"]);
+        }
+        queue.free(polled(&queue, 1));
+        queue.wake();
+        assert!(counter.is_lit.load(SeqCst));
+        assert!(matches!(queue.poll(1, None), Polled::Woken));
+        assert!(!counter.is_lit.load(SeqCst));
+    }
+
+    #[test]
+    fn whoever_waits_gets_the_next_event_or_the_end() {
+        let queue = Queue::default();
+        thread::scope(|scope| {
+            let while_somebody_waits = |act: &dyn Fn()| {
+                let waits = scope.spawn(|| queue.poll(9, None));
+                while queue.lock().waiting == 0 {
+                    thread::yield_now();
+                }
+                act();
+                waits.join().unwrap()
+            };
+            let event = while_somebody_waits(&|| put(&queue, &[b"hello"]));
+            assert!(matches!(event, Polled::Batch(_)));
+            let wake = while_somebody_waits(&|| queue.wake());
+            assert!(matches!(wake, Polled::Woken));
+            let end = while_somebody_waits(&|| {
+                let mut last = Batch::default();
+                last.push(b"", |start| Event(start, 0)).unwrap();
+                queue.put(&mut last, true);
+            });
+            assert!(matches!(end, Polled::Batch(_)));
+        });
+        assert!(matches!(queue.poll(1, None), Polled::Stopped));
+    }
+
+    #[test]
+    fn a_wait_ends_with_its_time() {
+        let queue = Queue::<Event>::default();
+        let (begun, time) = (Instant::now(), Duration::from_millis(20));
+        assert!(matches!(queue.poll(1, Some(time)), Polled::TimedOut));
+        assert!(begun.elapsed() >= time);
+    }
+
+    #[test]
+    fn a_word_is_kept_until_no_event_can_carry_it() {
+        let (queue, released) = (Queue::default(), Arc::new(AtomicUsize::new(0)));
+        let discard = || {
+            let mut batch = Batch::default();
+            batch.keep(Box::new(Counted(released.clone())));
+            queue.put(&mut batch, false);
+        };
+        // Nobody has anything: at once.
+        discard();
+        assert_eq!(released.load(SeqCst), 1);
+        // Behind an event that nobody has taken.
+        put(&queue, &[b"a"]);
+        discard();
+        let batch = polled(&queue, 1);
+        assert_eq!(released.load(SeqCst), 1);
+        // Behind one that was taken, and is not freed.
+        discard();
+        queue.free(batch);
+        assert_eq!(released.load(SeqCst), 3);
+        // With the queue itself.
+        put(&queue, &[b"b"]);
+        discard();
+        drop(queue);
+        assert_eq!(released.load(SeqCst), 4);
+    }
+
+    #[test]
+    fn with_too_many_arrivals_unread_nobody_else_is_let_in() {
+        let queue = Queue::default();
+        for _ in 0..=ARRIVALS_MAX {
+            assert!(!queue.is_crowded());
+            let mut batch = Batch::default();
+            batch.push(b"", |start| Event(start, 0)).unwrap();
+            batch.count_arrival();
+            queue.put(&mut batch, false);
+        }
+        assert!(queue.is_crowded());
+        // One more than half of them leaves as many as there is room for.
+        let (most, rest) = (polled(&queue, MERGED_EVENTS_MAX), polled(&queue, 1));
+        assert!(!queue.free(rest));
+        assert!(queue.is_crowded());
+        assert!(queue.free(most));
+        assert!(!queue.is_crowded());
+    }
+
+    #[test]
+    fn memory_of_a_freed_batch_serves_the_next_unless_it_is_large() {
+        let queue = Queue::default();
+        put(&queue, &[b"small"]);
+        queue.free(polled(&queue, 1));
+        assert!(queue.lock().spare.is_some());
+        put(&queue, &[&[0; MERGED_BYTES_MAX + 1]]);
+        let large = polled(&queue, 1);
+        assert!(queue.lock().spare.is_none());
+        queue.free(large);
+        assert!(queue.lock().spare.is_none());
+    }
+}
