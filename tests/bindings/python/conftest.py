@@ -79,8 +79,8 @@ class Running:
 
     def __init__(self, code, *arguments):
         self._process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code), *arguments], stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(SOURCES)},
+            [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code), *arguments], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(SOURCES)},
         )
         self.first_line = self._process.stdout.readline().strip()
         if not self.first_line:

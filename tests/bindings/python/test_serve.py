@@ -556,7 +556,7 @@ def test_clients_that_leave_while_their_request_is_looked_at_are_forgotten(run):
             await asyncio.sleep(0.1)
             async with connect(url(server)):
                 pass
-            assert len(server._deciding) < 150 and not server.connections
+            assert len(server._newcomers) < 150 and not server.connections
 
     async def leave(server):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

@@ -12,6 +12,7 @@ import inspect
 import os
 import struct
 import time
+import types
 import warnings
 from collections import deque
 from types import TracebackType
@@ -21,7 +22,7 @@ from typing import (
 
 from . import _abi
 from ._config import Config, Host, addresses
-from ._handle import BaseConnection, Handle, Message, check_gone, close_reason, encode, send_to_many
+from ._handle import BaseConnection, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
 from ._log import logger
 from .exceptions import (
     CLOSED_BY, ConcurrencyError, ConfigError, ConnectionClosed, ConnectionClosedOK, Error, MessageTooBig, check, connection_closed, failure,
@@ -66,14 +67,11 @@ class _Wakeup:
     __slots__ = ("_asyncio_future_blocking", "_loop", "callback", "context")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Set by who yields this; the task takes it back.
         self._asyncio_future_blocking = False
         self._loop = loop
         self.callback: Optional[Callable[[Any], object]] = None
         self.context: contextvars.Context
-
-    def __await__(self) -> Generator[Any, None, None]:
-        self._asyncio_future_blocking = True
-        yield self
 
     def wake(self) -> None:
         callback = self.callback
@@ -168,7 +166,9 @@ class WebSocket(BaseConnection):
     def __aiter__(self) -> "WebSocket":
         return self
 
-    async def __anext__(self) -> Data:
+    @types.coroutine
+    def __anext__(self) -> Generator[Any, None, Data]:
+        # One generator for each message and nothing else to await: every message passes here.
         messages = self._messages
         while not messages:
             if self._closed is not None:
@@ -179,7 +179,8 @@ class WebSocket(BaseConnection):
             wakeup = self._wakeup
             if wakeup.callback is not None:
                 raise ConcurrencyError("another task waits for the messages of this connection")
-            await wakeup
+            wakeup._asyncio_future_blocking = True
+            yield wakeup
         message = messages.popleft()
         if self._is_paused or len(message) > COUNTED_LENGTH:
             self._took(message)
@@ -187,18 +188,10 @@ class WebSocket(BaseConnection):
 
     async def recv(self) -> Data:
         """The next message. Raises `ConnectionClosed` when there will be none."""
-        messages = self._messages
-        while not messages:
-            if self._closed is not None:
-                raise self._exception()
-            wakeup = self._wakeup
-            if wakeup.callback is not None:
-                raise ConcurrencyError("another task waits for the messages of this connection")
-            await wakeup
-        message = messages.popleft()
-        if self._is_paused or len(message) > COUNTED_LENGTH:
-            self._took(message)
-        return message
+        try:
+            return await self.__anext__()
+        except StopAsyncIteration:
+            raise self._exception() from None
 
     def _took(self, message: Data) -> None:
         if len(message) > COUNTED_LENGTH:
@@ -379,9 +372,7 @@ class AsyncServer:
         self._process_request = process_request
         self._queue_max = max_queue
         self._connections: Dict[int, WebSocket] = {}
-        # Between UPGRADE and OPEN. Those that never open are forgotten now and then.
-        self._deciding: Dict[int, WebSocket] = {}
-        self._deciding_max = 64
+        self._newcomers: Newcomers[WebSocket] = Newcomers()
         self._tasks: Set["asyncio.Task[None]"] = set()
         self._view = _abi.sized(_abi.BatchView)
         self._view_pointer = ctypes.byref(self._view)
@@ -595,7 +586,7 @@ class AsyncServer:
 
     def _event(self, kind: int, conn: int, data: int, length: int, code: int, arg: int) -> None:
         if kind == _abi.EV_OPEN:
-            ws = self._deciding.pop(conn, None) or self._new_connection(conn)
+            ws = self._newcomers.take(conn) or self._new_connection(conn)
             ws.subprotocol = _abi.text_at(data, length) or None
             self._connections[conn] = ws
             self._has_newcomers = True
@@ -643,7 +634,6 @@ class AsyncServer:
             ws._end(1006, "", "shutdown")
             self._ready.append(ws)
         self._connections.clear()
-        self._deciding.clear()
         # Its threads have nothing left to do but to end.
         self._handle.wait()
         self._handle.free()
@@ -657,10 +647,8 @@ class AsyncServer:
         return ws
 
     def _decide(self, conn: int) -> None:
-        ws = self._deciding[conn] = self._new_connection(conn)
-        if len(self._deciding) > self._deciding_max:
-            self._deciding = {conn: each for conn, each in self._deciding.items() if each.info()}
-            self._deciding_max = 64 + 2 * len(self._deciding)
+        ws = self._new_connection(conn)
+        self._newcomers.add(ws)
         self._answer(ws, self._admit)
 
     def _answer(self, ws: WebSocket, give: Callable[[WebSocket, Decision], None]) -> None:
@@ -691,7 +679,7 @@ class AsyncServer:
     def _admit(self, ws: WebSocket, decision: Decision) -> None:
         status = decide(self._handle.pointer, ws.id, decision)
         if isinstance(decision, Response) or status < 0:
-            self._deciding.pop(ws.id, None)
+            self._newcomers.take(ws.id)
         check_gone(status)
 
     def _reply(self, ws: WebSocket, decision: Decision) -> None:
