@@ -116,6 +116,11 @@ impl Clients {
         self.piece_bytes_max = usize::MAX;
     }
 
+    /// Bytes that they still have to say.
+    pub fn unsaid_bytes(&self) -> usize {
+        self.list.iter().map(|client| client.outgoing.len()).sum()
+    }
+
     /// The client who asked for this path.
     pub fn by_path(path: &[u8]) -> Option<usize> {
         std::str::from_utf8(path).ok()?.strip_prefix("/client/")?.parse().ok()

@@ -532,6 +532,7 @@ impl<'w> Scene<'w> {
         self.clients.speak_freely();
         let mut quiet_turns = 0;
         for _ in 0..SETTLING_TURNS_MAX {
+            let unsaid_bytes = self.clients.unsaid_bytes();
             let mut is_quiet = true;
             for queue in 0..self.queues.len() {
                 while self.poll(queue, 0) {
@@ -540,6 +541,7 @@ impl<'w> Scene<'w> {
             }
             self.free_all();
             self.turn(Duration::ZERO);
+            is_quiet &= self.clients.unsaid_bytes() == unsaid_bytes;
             quiet_turns = if is_quiet { quiet_turns + 1 } else { 0 };
             if quiet_turns == QUIET_TURNS {
                 break;
