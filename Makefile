@@ -1,4 +1,6 @@
 # make demo      the chat page on http://127.0.0.1:9990, for your browser
+# make demo-python   the same, by the program in Python
+# make wheel     the package for Python, with the library inside, in target/wheels
 # make test      every test, installing what they need
 # make autobahn  every case of the Autobahn suite about compression, in both modes: about 20 minutes
 # make autobahn-bindings   chapters 1 to 10 of it over the echo in Python and in C#
@@ -16,6 +18,7 @@
 
 CARGO    ?= cargo
 CC       ?= cc
+PYTHON   ?= python3
 MINUTES  ?= 60
 PREFIX   ?= /usr/local
 FUZZ_SECONDS ?= 600
@@ -23,7 +26,7 @@ DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test autobahn autobahn-bindings lint examples bench soak sim fuzz replay coverage asan tsan library install clean
+.PHONY: all demo demo-python wheel test autobahn autobahn-bindings lint examples bench soak sim fuzz replay coverage asan tsan library install clean
 
 all: examples
 
@@ -43,6 +46,13 @@ $(LIBRARY): library
 
 demo: examples
 	target/examples/c/chat --listen $(DEMO_LISTEN) --page examples/web/chat.html
+
+demo-python: library
+	PYTHONPATH=bindings/python/src $(PYTHON) examples/python/chat.py --listen $(DEMO_LISTEN) --page examples/web/chat.html
+
+# With the `build` of tests/setup.sh, or `make wheel PYTHON=...` of one that has it.
+wheel: library
+	$(PYTHON) -m build --wheel --outdir target/wheels bindings/python
 
 test:
 	tests/run

@@ -27,3 +27,7 @@ class NativeLibrary(BuildHookInterface):
         # No compiled code of Python's own: one wheel serves every Python 3.
         build_data["tag"] = f"py3-none-{platform}"
         build_data["force_include"][os.path.abspath(library)] = f"fullduplex/{file_name}"
+        # For `python -m fullduplex chat`.
+        page = Path(self.root, "..", "..", "examples", "web", "chat.html")
+        if page.is_file():
+            build_data["force_include"][str(page.resolve())] = "fullduplex/chat.html"

@@ -1,7 +1,7 @@
 """A server of the library and a connection of it: what both faces have below them."""
 
 import ctypes
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Generic, List, Mapping, Optional, Tuple, TypeVar, Union
 
 from . import _abi, _log
 from ._call import read_text
@@ -131,6 +131,33 @@ class BaseConnection:
     def __repr__(self) -> str:
         host, port = self.remote_address
         return f"<{type(self).__name__} {self.id} {host}:{port}>"
+
+
+Known = TypeVar("Known", bound=BaseConnection)
+
+
+class Newcomers(Generic[Known]):
+    """Connections between UPGRADE and OPEN, so that both tell of the same object. Of those that
+    never open nothing is told: they are forgotten now and then."""
+
+    def __init__(self) -> None:
+        self._by_id: Dict[int, Known] = {}
+        self._looked_over_at = 64
+
+    def add(self, connection: Known) -> None:
+        self._by_id[connection.id] = connection
+        if len(self._by_id) > self._looked_over_at:
+            # Piece by piece: other threads may add and take meanwhile.
+            for conn, each in list(self._by_id.items()):
+                if not each.info():
+                    self._by_id.pop(conn, None)
+            self._looked_over_at = 64 + 2 * len(self._by_id)
+
+    def take(self, conn: int) -> Optional[Known]:
+        return self._by_id.pop(conn, None)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
 
 
 def encode(message: Message) -> Tuple[int, bytes]:

@@ -21,7 +21,7 @@ from typing import (
 
 from . import _abi
 from ._config import Config, Host, addresses
-from ._handle import BaseConnection, Handle, Message, check_gone, close_reason, encode, send_to_many
+from ._handle import BaseConnection, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
 from ._log import logger
 from .exceptions import (
     CLOSED_BY, ConcurrencyError, ConfigError, ConnectionClosed, ConnectionClosedOK, Error, MessageTooBig, check, connection_closed, failure,
@@ -379,9 +379,7 @@ class AsyncServer:
         self._process_request = process_request
         self._queue_max = max_queue
         self._connections: Dict[int, WebSocket] = {}
-        # Between UPGRADE and OPEN. Those that never open are forgotten now and then.
-        self._deciding: Dict[int, WebSocket] = {}
-        self._deciding_max = 64
+        self._newcomers: Newcomers[WebSocket] = Newcomers()
         self._tasks: Set["asyncio.Task[None]"] = set()
         self._view = _abi.sized(_abi.BatchView)
         self._view_pointer = ctypes.byref(self._view)
@@ -595,7 +593,7 @@ class AsyncServer:
 
     def _event(self, kind: int, conn: int, data: int, length: int, code: int, arg: int) -> None:
         if kind == _abi.EV_OPEN:
-            ws = self._deciding.pop(conn, None) or self._new_connection(conn)
+            ws = self._newcomers.take(conn) or self._new_connection(conn)
             ws.subprotocol = _abi.text_at(data, length) or None
             self._connections[conn] = ws
             self._has_newcomers = True
@@ -643,7 +641,6 @@ class AsyncServer:
             ws._end(1006, "", "shutdown")
             self._ready.append(ws)
         self._connections.clear()
-        self._deciding.clear()
         # Its threads have nothing left to do but to end.
         self._handle.wait()
         self._handle.free()
@@ -657,10 +654,8 @@ class AsyncServer:
         return ws
 
     def _decide(self, conn: int) -> None:
-        ws = self._deciding[conn] = self._new_connection(conn)
-        if len(self._deciding) > self._deciding_max:
-            self._deciding = {conn: each for conn, each in self._deciding.items() if each.info()}
-            self._deciding_max = 64 + 2 * len(self._deciding)
+        ws = self._new_connection(conn)
+        self._newcomers.add(ws)
         self._answer(ws, self._admit)
 
     def _answer(self, ws: WebSocket, give: Callable[[WebSocket, Decision], None]) -> None:
@@ -691,7 +686,7 @@ class AsyncServer:
     def _admit(self, ws: WebSocket, decision: Decision) -> None:
         status = decide(self._handle.pointer, ws.id, decision)
         if isinstance(decision, Response) or status < 0:
-            self._deciding.pop(ws.id, None)
+            self._newcomers.take(ws.id)
         check_gone(status)
 
     def _reply(self, ws: WebSocket, decision: Decision) -> None:

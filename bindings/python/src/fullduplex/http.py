@@ -131,7 +131,7 @@ Decision = Union[None, Accept, Response]
 FAILED = respond(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed to answer.\n")
 # To a WebSocket where `process_request` has a page for others.
 ONLY_A_PAGE = respond(HTTPStatus.NOT_FOUND, "There is no WebSocket here.\n")
-NO_WEBSOCKET = Response(HTTPStatus.UPGRADE_REQUIRED, {"Upgrade": "websocket"}, "Only WebSockets are served here.\n")
+NO_WEBSOCKET = respond(HTTPStatus.UPGRADE_REQUIRED, "Only WebSockets are served here.\n")
 
 
 def lines_of(headers: Headers) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 from . import _abi
 from ._config import Config, Host, addresses
-from ._handle import BaseConnection, Handle, Message, check_gone, close_reason, encode, send_to_many
+from ._handle import BaseConnection, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
 from ._log import logger
 from .exceptions import check, check_or
 from .http import FAILED, NO_WEBSOCKET, Accept, Decision, Request, Response, decide, reply
@@ -150,6 +150,7 @@ class Server:
         if subprotocols is not None:
             options["protocols"] = subprotocols
         self._connections: Dict[int, Connection] = {}
+        self._newcomers: Newcomers[Connection] = Newcomers()
         self._is_started = False
         self._stopped = threading.Event()
         self._is_polled = dispatch == "queue"
@@ -326,7 +327,7 @@ class Server:
             message = _abi.bytes_at(data, length) if flags & _abi.EVF_BINARY else _abi.text_at(data, length)
             return Event("message", self._connections[conn], message)
         if kind == _abi.EV_OPEN:
-            connection = self._connections.get(conn) or self._new_connection(conn)
+            connection = self._newcomers.take(conn) or self._new_connection(conn)
             self._connections[conn] = connection
             connection.subprotocol = _abi.text_at(data, length) or None
             return Event("open", connection)
@@ -338,7 +339,9 @@ class Server:
         if kind == _abi.EV_PONG:
             return Event("pong", self._connections[conn], _abi.bytes_at(data, length) if length else b"")
         if kind == _abi.EV_UPGRADE:
-            return Event("upgrade", self._new_connection(conn))
+            asking = self._new_connection(conn)
+            self._newcomers.add(asking)
+            return Event("upgrade", asking)
         if kind == _abi.EV_HTTP:
             body = _abi.bytes_at(data, length) if length else b""
             asking = Connection(self._handle, conn)
