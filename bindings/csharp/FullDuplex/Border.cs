@@ -108,4 +108,32 @@ namespace FullDuplex
             }
         }
     }
+    /// <summary>The garbage collector must be able to stop every thread that runs managed code.</summary>
+    internal static unsafe class Collector
+    {
+        private const int Unblock = 1, FirstRealTime = 34, Last = 64;
+
+        private static readonly bool UsesSignals =
+            Type.GetType("Mono.Runtime") != null && RuntimeInformation.IsOSPlatform(OSPlatform.Linux);
+
+        /// <summary>
+        /// Mono's stops threads by real-time signals, and the library's threads block all signals: the collector would
+        /// wait for ever. One that has come before is delivered now.
+        /// </summary>
+        internal static void MayStopThisThread()
+        {
+            if (!UsesSignals)
+                return;
+            // A sigset_t, of 128 bytes; signal n is bit n - 1.
+            ulong* signals = stackalloc ulong[16];
+            for (int word = 0; word < 16; word++)
+                signals[word] = 0;
+            for (int signal = FirstRealTime; signal <= Last; signal++)
+                signals[0] |= 1UL << (signal - 1);
+            pthread_sigmask(Unblock, signals, IntPtr.Zero);
+        }
+
+        [DllImport("libc")]
+        private static extern int pthread_sigmask(int how, ulong* signals, IntPtr before);
+    }
 }

@@ -76,6 +76,7 @@ namespace FullDuplex
                 case Native.FDX_EV_PONG: Pong(e); break;
                 case Native.FDX_EV_HTTP: Http(e); break;
                 case Native.FDX_EV_STOPPED: Server.HasStopped(); break;
+                case Native.FDX_EV_THREAD_START: Collector.MayStopThisThread(); break;
             }
         }
 

@@ -171,6 +171,19 @@ namespace FullDuplex.Tests
         }
 
         [Test]
+        public async Task A_null_reference_in_a_callback_is_an_exception_as_any_other()
+        {
+            // The processor finds it, and the runtime makes an exception of the signal.
+            using var log = new LogReader();
+            string? nothing = null;
+            server.Start(socket => socket.OnMessage = message => socket.Send($"{nothing!.Length}"));
+            using Peer peer = await Peer.Connect(server);
+            await peer.Send("hello");
+            Check.Equal("closed 1011", await peer.Receive());
+            Check.True(log.Entries.Single().Exception is NullReferenceException, "the log tells which");
+        }
+
+        [Test]
         public async Task An_exception_in_OnClose_or_OnError_hurts_nobody()
         {
             using var log = new LogReader();
