@@ -213,6 +213,26 @@ def test_each_handler_keeps_its_own_context_variables(run):
     run(main())
 
 
+def test_a_browser_of_2009_speaks_text_and_gets_no_binary(run):
+    async def handler(ws):
+        assert ws.version == 75
+        await ws.send(await ws.recv())
+        with pytest.raises(fullduplex.Error) as refused:
+            await ws.send(b"binary")
+        assert refused.value.status == "FDX_E_UNSUPPORTED"
+        await ws.send("bye")
+
+    async def main():
+        async with serve(handler) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\nOrigin: null\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"\x00hello\xff")
+            assert (await reader.read()).startswith(b"\x00hello\xff\x00bye\xff")
+            writer.close()
+    run(main())
+
+
 # -- what is known of a connection -----------------------------------------------------------------
 
 
