@@ -119,14 +119,14 @@ pub unsafe extern "C" fn fdx_poll(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fdx_batch_free(batch: *mut fdx_batch) {
     guard_or((), || {
-        if batch.is_null() {
+        // SAFETY: promised by the caller.
+        let is_nothing = unsafe { batch.as_ref() }.is_none_or(|batch| batch.owner.is_forked());
+        if is_nothing {
+            // In a forked child it is a copy of the parent's, who frees it.
             return;
         }
         // SAFETY: `fdx_poll` made it, and the caller gives it back.
         let fdx_batch { owner, queue, batch } = *unsafe { Box::from_raw(batch) };
-        if owner.is_forked() {
-            return;
-        }
         for event in batch.events().iter().filter(|event| is_about_request(event)) {
             owner.queues[queue].forget_request(ConnId::from_u64(event.conn));
         }

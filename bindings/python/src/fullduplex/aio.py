@@ -12,6 +12,7 @@ import inspect
 import os
 import struct
 import time
+import types
 import warnings
 from collections import deque
 from types import TracebackType
@@ -66,14 +67,11 @@ class _Wakeup:
     __slots__ = ("_asyncio_future_blocking", "_loop", "callback", "context")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Set by who yields this; the task takes it back.
         self._asyncio_future_blocking = False
         self._loop = loop
         self.callback: Optional[Callable[[Any], object]] = None
         self.context: contextvars.Context
-
-    def __await__(self) -> Generator[Any, None, None]:
-        self._asyncio_future_blocking = True
-        yield self
 
     # What a task wants of a future. (`_loop` is asked for where there is no `get_loop`.)
 
@@ -162,7 +160,9 @@ class WebSocket(BaseConnection):
     def __aiter__(self) -> "WebSocket":
         return self
 
-    async def __anext__(self) -> Data:
+    @types.coroutine
+    def __anext__(self) -> Generator[Any, None, Data]:
+        # One generator for each message and nothing else to await: every message passes here.
         messages = self._messages
         while not messages:
             if self._closed is not None:
@@ -173,7 +173,8 @@ class WebSocket(BaseConnection):
             wakeup = self._wakeup
             if wakeup.callback is not None:
                 raise ConcurrencyError("another task waits for the messages of this connection")
-            await wakeup
+            wakeup._asyncio_future_blocking = True
+            yield wakeup
         message = messages.popleft()
         if self._is_counted:
             self._took(message)
@@ -181,18 +182,10 @@ class WebSocket(BaseConnection):
 
     async def recv(self) -> Data:
         """The next message. Raises `ConnectionClosed` when there will be none."""
-        messages = self._messages
-        while not messages:
-            if self._closed is not None:
-                raise self._exception()
-            wakeup = self._wakeup
-            if wakeup.callback is not None:
-                raise ConcurrencyError("another task waits for the messages of this connection")
-            await wakeup
-        message = messages.popleft()
-        if self._is_counted:
-            self._took(message)
-        return message
+        try:
+            return await self.__anext__()
+        except StopAsyncIteration:
+            raise self._exception() from None
 
     def _took(self, message: Data) -> None:
         if len(message) > COUNTED_LENGTH:
