@@ -84,8 +84,9 @@ class Running:
         )
         self.first_line = self._process.stdout.readline().strip()
         if not self.first_line:
+            said = self._process.stderr.read()
             self.kill()
-            pytest.fail(self._process.stderr.read())
+            pytest.fail(said)
 
     @property
     def port(self):
@@ -110,3 +111,5 @@ class Running:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        self._process.stdout.close()
+        self._process.stderr.close()

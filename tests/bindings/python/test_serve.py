@@ -666,13 +666,18 @@ def test_one_server_listens_at_several_addresses(run, tmp_path):
     run(main())
 
 
-def test_tls(run, tmp_path):
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+def make_certificate(folder):
+    key, certificate = folder / "key.pem", folder / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
          "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
         check=True, capture_output=True,
     )
+    return key, certificate
+
+
+def test_tls(run, tmp_path):
+    key, certificate = make_certificate(tmp_path)
 
     async def handler(ws):
         await ws.send(str(ws.is_secure))
@@ -684,6 +689,23 @@ def test_tls(run, tmp_path):
                 assert await client.recv() == "True"
         with pytest.raises(fullduplex.Error, match="missing.pem"):
             await serve(tls_cert="missing.pem", tls_key=key)
+    run(main())
+
+
+def test_addresses_and_certificates_can_come_while_a_server_runs(run, tmp_path):
+    key, certificate = make_certificate(tmp_path)
+
+    async def main():
+        async with serve() as server:
+            port = server.listen("127.0.0.1:0")
+            assert server.addresses == [f"127.0.0.1:{server.port}", f"127.0.0.1:{port}"]
+            server.set_certificate(certificate.read_bytes(), key.read_bytes())
+            secure = server.listen("127.0.0.1:0?tls=1")
+            context = ssl.create_default_context(cafile=str(certificate))
+            for address, options in [(f"ws://127.0.0.1:{port}/", {}), (f"wss://127.0.0.1:{secure}/", {"ssl": context})]:
+                async with connect(address, **options) as client:
+                    await client.send("hello")
+                    assert await client.recv() == "hello"
     run(main())
 
 

@@ -22,7 +22,7 @@ from typing import (
 
 from . import _abi
 from ._config import Config, Host, addresses
-from ._handle import BaseConnection, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
+from ._handle import BaseConnection, BaseServer, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
 from ._log import logger
 from .exceptions import (
     CLOSED_BY, ConcurrencyError, ConfigError, ConnectionClosed, ConnectionClosedOK, Error, MessageTooBig, check, connection_closed, failure,
@@ -106,24 +106,22 @@ class _Waiters:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._futures: List["asyncio.Future[None]"] = []
+        # In the order they came.
+        self._futures: Dict["asyncio.Future[None]", None] = {}
 
     async def wait(self) -> None:
         future = self._loop.create_future()
-        self._futures.append(future)
+        self._futures[future] = None
         try:
             await future
         finally:
-            if not future.done() or future.cancelled():
-                self._futures.remove(future)
+            self._futures.pop(future, None)
 
     def wake(self) -> None:
-        futures, self._futures = self._futures, []
+        futures, self._futures = self._futures, {}
         for future in futures:
             if not future.done():
                 future.set_result(None)
-            else:
-                self._futures.append(future)
 
 
 class WebSocket(BaseConnection):
@@ -359,7 +357,7 @@ class WebSocket(BaseConnection):
         return respond(status, text)
 
 
-class AsyncServer:
+class AsyncServer(BaseServer):
     """A server that runs; `serve` makes it."""
 
     def __init__(
@@ -429,31 +427,13 @@ class AsyncServer:
         """Those that are open."""
         return set(self._connections.values())
 
-    @property
-    def port(self) -> int:
-        """The first that it listens at; 0 if all are Unix sockets."""
-        return self._handle.port()
-
-    @property
-    def addresses(self) -> List[str]:
-        """Where it listens, such as "127.0.0.1:9990"."""
-        return self._handle.addresses()
-
     def is_serving(self) -> bool:
         return not self._is_closing
 
     def set(self, **options: object) -> None:
         """Changes options while it runs: those that the option table marks as live."""
-        self._handle.set(options)
+        super().set(**options)
         self._set_limits()
-
-    def stats(self) -> Dict[str, int]:
-        """The library's sums."""
-        return self._handle.stats()
-
-    def metrics(self) -> str:
-        """The same for Prometheus."""
-        return self._handle.metrics()
 
     def close(self, code: int = 1001, reason: str = "", *, deadline: float = 5.0, spread: float = 0.0) -> None:
         """Begins to stop: nobody comes in any more, every connection is closed, over `spread`
@@ -538,11 +518,14 @@ class AsyncServer:
             self._wake_ready()
 
     def _distribute(self, events: Iterator[Tuple[Any, ...]]) -> None:
+        # A connection is unknown only where Ctrl-C has interrupted its OPEN.
         connections, ready, block, queue_max = self._connections, self._ready, self._block, self._queue_max
         base = self._view.block
         for kind, flags, conn, data, length, code, arg in events:
             if kind == _MESSAGE:
-                ws = connections[conn]
+                ws = connections.get(conn)
+                if ws is None:
+                    continue
                 message: Data
                 if block is not None:
                     data -= base
@@ -589,6 +572,7 @@ class AsyncServer:
             self._crowded.clear()
 
     def _event(self, kind: int, conn: int, data: int, length: int, code: int, arg: int) -> None:
+        ws: Optional[WebSocket]
         if kind == _abi.EV_OPEN:
             ws = self._newcomers.take(conn) or self._new_connection(conn)
             ws.subprotocol = _abi.text_at(data, length) or None
@@ -597,16 +581,19 @@ class AsyncServer:
             self._has_newcomers = True
             self._spawn(self._run_handler(ws))
         elif kind == _abi.EV_CLOSE:
-            ws = self._connections.pop(conn)
-            ws._end(code, _abi.text_at(data, length), CLOSED_BY.get(arg))
-            self._ready.append(ws)
+            ws = self._connections.pop(conn, None)
+            if ws is not None:
+                ws._end(code, _abi.text_at(data, length), CLOSED_BY.get(arg))
+                self._ready.append(ws)
         elif kind == _abi.EV_DRAIN:
-            ws = self._connections[conn]
-            ws._is_full = False
-            ws._is_held = ws._is_closing or ws.version in _TEXT_ONLY
-            ws._drained.wake()
+            ws = self._connections.get(conn)
+            if ws is not None:
+                ws._is_full = False
+                ws._is_held = ws._is_closing or ws.version in _TEXT_ONLY
+                ws._drained.wake()
         elif kind == _abi.EV_PONG:
-            pong = self._connections[conn]._pongs.pop(_abi.bytes_at(data, length) if length else b"", None)
+            ws = self._connections.get(conn)
+            pong = ws._pongs.pop(_abi.bytes_at(data, length) if length else b"", None) if ws is not None else None
             if pong is not None and not pong[0].done():
                 pong[0].set_result(time.perf_counter() - pong[1])
         elif kind == _abi.EV_UPGRADE:
