@@ -98,6 +98,11 @@ def python_blocks():
     return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
 
 
+def test_the_readme_of_the_library_shows_the_same():
+    (shown,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert shown == python_blocks()[0]
+
+
 @pytest.mark.parametrize("code, path, said", [
     (0, "/", "hello"), (1, "/?token=letmein", "hello 127.0.0.1"), (2, "/", "hello"), (3, "/", "hello"),
 ])
