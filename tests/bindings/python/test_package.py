@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from conftest import PATIENCE_SECONDS, ROOT, Running
+from running import PATIENCE_SECONDS, ROOT, Running
 
 pytestmark = pytest.mark.once
 

@@ -509,7 +509,9 @@ class AsyncServer(BaseServer):
             self._loop.call_soon(self._read)
             raise
         self._events = self._block = None
-        _abi.fdx_batch_free(view.batch)
+        # Once, also where a handler has run the loop inside of itself.
+        batch, view.batch = view.batch, None
+        _abi.fdx_batch_free(batch)
         if self._has_newcomers:
             # Their handlers begin first: what somebody says after they came must find them there.
             self._has_newcomers = False

@@ -460,6 +460,7 @@ def _stop_all() -> None:
         if server._pid == os.getpid() and not server._is_polled:
             try:
                 server.stop(deadline=1.0)
-                server._handle.wait()
+                # Unless a callback never returns.
+                server._handle.wait(3000)
             except Exception:
                 logger.error("a server did not stop", exc_info=True)
