@@ -125,7 +125,8 @@ class Server(BaseServer):
     `Response` refuses it. on_http(request) answers plain requests with a `Response`. An exception
     in a callback is logged and closes that connection with 1011.
 
-    With `dispatch="queue"` nothing is called: the program takes events with `poll`.
+    With `dispatch="queue"` nothing is called: the program takes events with `poll`. `wants` names
+    those that it wants beside "open", "message", "drain" and "close": "upgrade", "http", "pong".
     """
 
     def __init__(
