@@ -624,7 +624,7 @@ class AsyncServer(BaseServer):
             self._decide(conn)
         elif kind == _abi.EV_HTTP:
             asking = WebSocket(self, conn)
-            asking.request = Request.of(self._handle.pointer, conn, _abi.bytes_at(data, length) if length else b"")
+            asking.learn(Request.of(self._handle.pointer, conn, _abi.bytes_at(data, length) if length else b""))
             self._answer(asking, self._reply)
         elif kind == _abi.EV_STOPPED:
             self._stopped()

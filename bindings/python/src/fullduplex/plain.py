@@ -339,7 +339,7 @@ class Server(BaseServer):
             body = _abi.bytes_at(data, length) if length else b""
             asking = Connection(self._handle, conn)
             asking._is_plain_request = True
-            asking.request = Request.of(self._handle.pointer, conn, body)
+            asking.learn(Request.of(self._handle.pointer, conn, body))
             return Event("http", asking)
         if kind == _abi.EV_STOPPED:
             _running.discard(self)
