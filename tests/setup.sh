@@ -26,22 +26,40 @@ main() {
     if [ "$(cat "$env/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
     mkdir -p "$env"
     system_packages
-    cargo_fuzz
-    python3_environment
-    pythons_of_the_binding
-    node_packages
-    proxies
-    prometheus_tool
-    dotnet_core
-    python27=$(find_python27)
-    if [ -z "$python27" ]; then
+    # Most of the time is waiting for the network.
+    at_once pythons debian_files cargo_fuzz node_packages dotnet_core
+    if [ -z "$(find_python27)" ]; then
         # No stamp: the next run looks again. The tests that need it fail by name until then.
         how_to_get_python27
         return
     fi
-    python27_environment
     echo "$stamp" > "$env/stamp"
     say "everything is there"
+}
+
+at_once() {
+    local jobs=() job failed=0
+    for job in "$@"; do
+        "$job" & jobs+=($!)
+    done
+    for job in "${jobs[@]}"; do
+        wait "$job" || failed=1
+    done
+    return $failed
+}
+
+# Those for other environments come out of the first.
+pythons() {
+    python3_environment
+    pythons_of_the_binding
+    python27=$(find_python27)
+    if [ -n "$python27" ]; then python27_environment; fi
+}
+
+# One after the other: apt locks its lists.
+debian_files() {
+    proxies
+    prometheus_tool
 }
 
 # ------------------------------------------------------------------------------------------------

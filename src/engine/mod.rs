@@ -517,7 +517,9 @@ impl Engine {
             }
             Command::ReadOn { conn } => {
                 let Some(slot) = self.find(conn) else { return };
-                if std::mem::take(&mut self.connections[slot as usize].flags.crowded) {
+                // Since it was freed more may have come; then this will be asked again.
+                let is_crowded = self.entry(slot).has_too_much_unread();
+                if !is_crowded && std::mem::take(&mut self.connections[slot as usize].flags.crowded) {
                     self.connections[slot as usize].messaged_at = self.now;
                     self.read_on(slot);
                     self.mark_dirty(slot);

@@ -438,6 +438,11 @@ impl Entry {
         was_crowded && after <= most as u64 / 2
     }
 
+    /// Will [`Entry::take_unread`] tell when half of it is freed?
+    pub fn has_too_much_unread(&self) -> bool {
+        self.unread.load(SeqCst) & IS_CROWDED != 0
+    }
+
     /// Was it crowded, and what is unread after the change? Nothing, if the slot has passed to
     /// another connection.
     fn change_unread(&self, id: ConnId, change: impl Fn(u64, bool) -> (u64, bool)) -> (bool, u64) {

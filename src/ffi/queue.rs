@@ -256,7 +256,6 @@ impl Handler for Enqueuer {
         }
         turn.count_unread(view.conn, unread_bytes(view.payload.len()));
         if is_about_request(&event) {
-            batch.count_arrival();
             if let Ok(request) = self.owner.server.request(view.conn) {
                 self.owner.queues[queue].keep_request(view.conn, request);
             }
@@ -285,6 +284,10 @@ unsafe impl Send for fdx_event {}
 impl Record for fdx_event {
     fn shift(&mut self, by: usize) {
         self.data = std::ptr::without_provenance(self.data.addr() + by);
+    }
+
+    fn is_arrival(&self) -> bool {
+        is_about_request(self)
     }
 }
 

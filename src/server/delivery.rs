@@ -18,7 +18,7 @@ pub struct Queue<R> {
     state: Mutex<State<R>>,
     /// Rings when there is something for who waits.
     filled: Condvar,
-    /// So many have come and gone unread that nobody else should be let in.
+    /// So many have come unread that nobody else should be let in.
     is_crowded: AtomicBool,
     /// The requests that events not freed yet are about, each with the number of those events.
     requests: Mutex<HashMap<ConnId, (PendingRequest, usize)>>,
@@ -32,12 +32,15 @@ struct State<R> {
     is_stopped: bool,
     /// Threads that wait for `filled`.
     waiting: usize,
-    /// Events in `batches`, events that are not freed, and arrivals that are not freed.
+    /// Events in `batches`, and arrivals that are not freed.
     queued: usize,
-    unfreed: usize,
     arrivals: usize,
-    /// Words that events taken but not freed may carry.
-    releases: Vec<Box<dyn Release>>,
+    /// How many events have ever been put in; this numbers them.
+    numbered: u64,
+    /// The first event of each batch that was taken and not freed, in their order.
+    taken: VecDeque<u64>,
+    /// Words, each with the number of the first event that can't carry it any more.
+    releases: VecDeque<(u64, Box<dyn Release>)>,
     lamp: Option<Box<dyn Lamp>>,
     bell: Option<Box<dyn Bell>>,
     /// Memory of a batch that was freed, for the next.
@@ -48,6 +51,9 @@ struct State<R> {
 pub trait Record: Copy {
     /// Its payload has moved on in its block by so many bytes.
     fn shift(&mut self, by: usize);
+
+    /// Does it tell of somebody who comes?
+    fn is_arrival(&self) -> bool;
 }
 
 /// Events in their order, with their payloads in one block.
@@ -55,11 +61,13 @@ pub struct Batch<R> {
     events: Vec<R>,
     /// Of those, how many were taken already.
     taken: usize,
+    /// The number of the first.
+    number: u64,
     /// Shared by the parts of a batch that was longer than who polled it wanted.
     block: Arc<Vec<u8>>,
-    /// How many of the events are arrivals.
+    /// How many of the events that were not taken are arrivals.
     arrivals: usize,
-    /// Words of the embedder's that are not needed any more once this is freed.
+    /// Words of the embedder's that no later event carries.
     releases: Vec<Box<dyn Release>>,
 }
 
@@ -95,44 +103,27 @@ pub struct NoRoom;
 impl<R: Record> Queue<R> {
     /// Puts a turn's events in, and leaves an empty batch. With `is_last` nothing comes after.
     pub fn put(&self, batch: &mut Batch<R>, is_last: bool) {
-        if batch.events.is_empty() {
-            return self.put_releases(batch);
-        }
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let had_news = state.has_news();
-        state.is_stopped |= is_last;
-        state.queued += batch.events.len();
-        state.unfreed += batch.events.len();
-        state.arrivals += batch.arrivals;
-        if state.arrivals > ARRIVALS_MAX {
-            self.is_crowded.store(true, SeqCst);
-        }
-        batch.releases.append(&mut state.releases);
-        if !state.batches.back_mut().is_some_and(|last| last.append(batch)) {
-            let empty = state.spare.take().unwrap_or_default();
-            state.batches.push_back(std::mem::replace(batch, empty));
-        }
-        if !had_news {
-            self.tell(state);
-        }
-    }
-
-    /// Words without an event of this turn.
-    fn put_releases(&self, batch: &mut Batch<R>) {
-        if batch.releases.is_empty() {
+        if batch.events.is_empty() && batch.releases.is_empty() {
             return;
         }
         let mut guard = self.lock();
         let state = &mut *guard;
-        match state.batches.back_mut() {
-            Some(last) => last.releases.append(&mut batch.releases),
-            None if state.unfreed > 0 => state.releases.append(&mut batch.releases),
-            None => {
-                drop(guard);
-                batch.release();
+        let words = std::mem::take(&mut batch.releases);
+        if !batch.events.is_empty() {
+            let had_news = state.has_news();
+            state.is_stopped |= is_last;
+            state.put(batch);
+            if state.arrivals > ARRIVALS_MAX {
+                self.is_crowded.store(true, SeqCst);
+            }
+            if !had_news {
+                self.tell(state);
             }
         }
+        state.releases.extend(words.into_iter().map(|word| (state.numbered, word)));
+        let due = state.due_releases();
+        drop(guard);
+        release(due);
     }
 
     /// Takes events out, at most `most`. Waits for them: no longer than `timeout`, or for ever.
@@ -206,22 +197,17 @@ impl<R: Record> Queue<R> {
 
     /// Gives a batch back. True: the queue was crowded until now.
     pub fn free(&self, mut batch: Batch<R>) -> bool {
-        let mut released = std::mem::take(&mut batch.releases);
         let mut state = self.lock();
-        state.unfreed -= batch.events.len();
         state.arrivals -= batch.arrivals;
-        if state.unfreed == 0 {
-            released.append(&mut state.releases);
-        }
+        state.taken.retain(|&number| number != batch.number);
+        let due = state.due_releases();
         let has_room = state.arrivals <= ARRIVALS_MAX / 2;
         let lets_in_again = has_room && self.is_crowded.swap(false, SeqCst);
         if state.spare.is_none() && batch.clear() {
             state.spare = Some(batch);
         }
         drop(state);
-        for word in released {
-            word.release();
-        }
+        release(due);
         lets_in_again
     }
 
@@ -284,9 +270,10 @@ impl<R: Record> Default for Queue<R> {
             is_stopped: false,
             waiting: 0,
             queued: 0,
-            unfreed: 0,
             arrivals: 0,
-            releases: Vec::new(),
+            numbered: 0,
+            taken: VecDeque::new(),
+            releases: VecDeque::new(),
             lamp: None,
             bell: None,
             spare: None,
@@ -312,18 +299,40 @@ impl<R: Record> State<R> {
         }
     }
 
+    /// A batch with events, whose words are kept already.
+    fn put(&mut self, batch: &mut Batch<R>) {
+        batch.number = self.numbered;
+        self.numbered += batch.events.len() as u64;
+        self.queued += batch.events.len();
+        self.arrivals += batch.arrivals;
+        if !self.batches.back_mut().is_some_and(|last| last.append(batch)) {
+            let empty = self.spare.take().unwrap_or_default();
+            self.batches.push_back(std::mem::replace(batch, empty));
+        }
+    }
+
     fn take(&mut self, most: usize) -> Option<Batch<R>> {
         let first = self.batches.front_mut()?;
         let batch = match first.events.len() - first.taken > most {
             true => first.split(most),
             false => {
                 let mut batch = self.batches.pop_front().expect("there was one");
+                batch.number += batch.taken as u64;
                 batch.events.drain(..std::mem::take(&mut batch.taken));
                 batch
             }
         };
         self.queued -= batch.events.len();
+        self.taken.push_back(batch.number);
         Some(batch)
+    }
+
+    /// Words that no event carries any more which is not freed.
+    fn due_releases(&mut self) -> Vec<Box<dyn Release>> {
+        let in_queue = self.batches.front().map(|batch| batch.number + batch.taken as u64);
+        let oldest = self.taken.front().copied().or(in_queue).unwrap_or(self.numbered);
+        let count = self.releases.iter().take_while(|(number, _)| *number <= oldest).count();
+        self.releases.drain(..count).map(|(_, word)| word).collect()
     }
 }
 
@@ -336,13 +345,10 @@ impl<R: Record> Batch<R> {
         block.try_reserve(payload.len()).map_err(|_| NoRoom)?;
         let start = block.len();
         block.extend_from_slice(payload);
-        self.events.push(event(start));
+        let event = event(start);
+        self.arrivals += usize::from(event.is_arrival());
+        self.events.push(event);
         Ok(())
-    }
-
-    /// The event just pushed is of somebody who comes or goes.
-    pub fn count_arrival(&mut self) {
-        self.arrivals += 1;
     }
 
     /// Keeps a word of the embedder's until this is freed.
@@ -370,7 +376,6 @@ impl<R: Record> Batch<R> {
         block.extend_from_slice(&more.block);
         more.events.iter_mut().for_each(|event| event.shift(by));
         self.events.append(&mut more.events);
-        self.releases.append(&mut more.releases);
         self.arrivals += more.arrivals;
         more.clear();
         true
@@ -379,9 +384,11 @@ impl<R: Record> Batch<R> {
     /// The next `count` events as a batch of their own, on the same block.
     fn split(&mut self, count: usize) -> Self {
         let events = self.events[self.taken..][..count].to_vec();
+        let number = self.number + self.taken as u64;
         self.taken += count;
-        let arrivals = std::mem::take(&mut self.arrivals);
-        Self { events, taken: 0, block: self.block.clone(), arrivals, releases: Vec::new() }
+        let arrivals = events.iter().filter(|event| event.is_arrival()).count();
+        self.arrivals -= arrivals;
+        Self { events, taken: 0, number, block: self.block.clone(), arrivals, releases: Vec::new() }
     }
 
     /// Makes it empty, as new; false if its memory is not worth keeping.
@@ -402,36 +409,38 @@ impl<R: Record> Batch<R> {
     }
 }
 
-impl<R> Batch<R> {
-    fn release(&mut self) {
-        for word in self.releases.drain(..) {
-            word.release();
+impl<R> Default for Batch<R> {
+    fn default() -> Self {
+        Self {
+            events: Vec::new(),
+            taken: 0,
+            number: 0,
+            block: Arc::default(),
+            arrivals: 0,
+            releases: Vec::new(),
         }
     }
 }
 
-impl<R: Record> Default for Batch<R> {
-    fn default() -> Self {
-        Self { events: Vec::new(), taken: 0, block: Arc::default(), arrivals: 0, releases: Vec::new() }
-    }
-}
-
-/// One that nobody took, when its queue goes.
+/// With what was kept and never put.
 impl<R> Drop for Batch<R> {
     fn drop(&mut self) {
-        self.release();
+        release(std::mem::take(&mut self.releases));
     }
 }
 
 impl<R> Drop for State<R> {
     fn drop(&mut self) {
-        for word in self.releases.drain(..) {
-            word.release();
-        }
+        release(self.releases.drain(..).map(|(_, word)| word));
     }
 }
 
-/// Comings and goings that may be unread before the server lets nobody else in.
+/// Under no lock: it may run code of the embedder's.
+fn release(words: impl IntoIterator<Item = Box<dyn Release>>) {
+    words.into_iter().for_each(Release::release);
+}
+
+/// Arrivals that may be unread before the server lets nobody else in.
 const ARRIVALS_MAX: usize = 4096;
 /// Batches that nobody has taken are joined up to this size: polling less often is cheaper.
 const MERGED_BYTES_MAX: usize = 256 * 1024;
@@ -451,7 +460,13 @@ mod tests {
         fn shift(&mut self, by: usize) {
             self.0 += by;
         }
+
+        fn is_arrival(&self) -> bool {
+            self.1 == ARRIVES.len()
+        }
     }
+
+    const ARRIVES: &[u8] = b"arrives";
 
     fn put(queue: &Queue<Event>, payloads: &[&[u8]]) {
         let mut batch = Batch::default();
@@ -535,7 +550,7 @@ mod tests {
                 queue.free(batch);
             }
             assert!(matches!(queue.poll(1, Some(Duration::ZERO)), Polled::TimedOut));
-            assert_eq!(queue.lock().unfreed, 0);
+            assert!(queue.lock().taken.is_empty());
         }
     }
 
@@ -629,14 +644,38 @@ mod tests {
     }
 
     #[test]
+    fn a_word_is_kept_in_whatever_order_batches_are_freed() {
+        for most in [1, 2, 3] {
+            let (queue, released) = (Queue::default(), Arc::new(AtomicUsize::new(0)));
+            let mut batch = Batch::default();
+            for _ in 0..3 {
+                batch.push(b"carries it", |start| Event(start, 10)).unwrap();
+            }
+            batch.keep(Box::new(Counted(released.clone())));
+            queue.put(&mut batch, false);
+            put(&queue, &[b"does not"]);
+            let first = polled(&queue, most);
+            let mut later = Vec::new();
+            while queue.queued() > 0 {
+                later.push(polled(&queue, most));
+            }
+            while let Some(batch) = later.pop() {
+                queue.free(batch);
+            }
+            assert_eq!(released.load(SeqCst), 0, "in parts of {most}");
+            queue.free(first);
+            assert_eq!(released.load(SeqCst), 1);
+        }
+    }
+
+    #[test]
     fn with_too_many_arrivals_unread_nobody_else_is_let_in() {
         let queue = Queue::default();
+        put(&queue, &[b"not counted".as_slice(); 10]);
+        queue.free(polled(&queue, 10));
         for _ in 0..=ARRIVALS_MAX {
             assert!(!queue.is_crowded());
-            let mut batch = Batch::default();
-            batch.push(b"", |start| Event(start, 0)).unwrap();
-            batch.count_arrival();
-            queue.put(&mut batch, false);
+            put(&queue, &[ARRIVES]);
         }
         assert!(queue.is_crowded());
         // One more than half of them leaves as many as there is room for.
@@ -645,6 +684,16 @@ mod tests {
         assert!(queue.is_crowded());
         assert!(queue.free(most));
         assert!(!queue.is_crowded());
+    }
+
+    #[test]
+    fn each_part_of_a_batch_counts_its_own_arrivals() {
+        let queue = Queue::default();
+        put(&queue, &[ARRIVES; ARRIVALS_MAX + 1]);
+        for freed in 1..=ARRIVALS_MAX + 1 {
+            let lets_in_again = queue.free(polled(&queue, 1));
+            assert_eq!(lets_in_again, freed == ARRIVALS_MAX / 2 + 1, "after {freed}");
+        }
     }
 
     #[test]

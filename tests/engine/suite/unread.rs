@@ -62,6 +62,30 @@ on_every_driver! {
         scene.is_told(client, &[Told::Text("later".to_string())]);
     }
 
+    fn what_is_freed_late_lets_nobody_read_on_who_has_too_much_again<W: World>() {
+        let mut scene = Scene::<W>::new(&[("recv.high_water", "1000")]);
+        let table = scene.tables[0].clone();
+        // Between two messages of a turn another thread frees the first.
+        scene.on(move |turn, event| {
+            if let EventKind::Message(_) = event.kind {
+                let (entry, _) = table.find(event.conn).expect("it is open");
+                entry.get().take_unread(event.conn, 1001, HIGH_WATER);
+                turn.count_unread(event.conn, event.payload.len());
+            }
+        });
+        let client = scene.open(Dialect::Rfc6455);
+        let conn = scene.id(client);
+        let message = "x".repeat(1001);
+        scene.says(client, &[peer::text(&message), peer::text(&message)].concat());
+        scene.is_told(client, &[Told::Text(message.clone()), Told::Text(message)]);
+        scene.settles();
+        scene.post(Command::ReadOn { conn });
+        scene.says(client, &peer::text("later"));
+        scene.is_told_nothing(client);
+        scene.frees(conn, 1001, HIGH_WATER);
+        scene.is_told(client, &[Told::Text("later".to_string())]);
+    }
+
     fn whose_messages_wait_for_the_embedder_is_neither_dead_nor_idle_nor_stalled<W: World>() {
         let mut scene = keeping::<W>(&[("ping.interval", "10s"), ("ping.timeout", "5s"), ("timeout.idle", "30s")]);
         let client = scene.open(Dialect::Rfc6455);

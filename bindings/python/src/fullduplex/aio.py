@@ -22,7 +22,7 @@ from typing import (
 
 from . import _abi
 from ._config import Config, Host, addresses
-from ._handle import BaseConnection, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
+from ._handle import BaseConnection, BaseServer, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
 from ._log import logger
 from .exceptions import (
     CLOSED_BY, ConcurrencyError, ConfigError, ConnectionClosed, ConnectionClosedOK, Error, MessageTooBig, check, connection_closed, failure,
@@ -51,7 +51,7 @@ QUEUE_LENGTH_MAX = 1 << 20
 # The versions that have no binary messages.
 _TEXT_ONLY = (75, 76)
 # In the one loop that every message passes a global is quicker than an attribute.
-_MESSAGE, _BINARY = _abi.EV_MESSAGE, _abi.EVF_BINARY
+_MESSAGE, _IS_BINARY, _TEXT, _BINARY = _abi.EV_MESSAGE, _abi.EVF_BINARY, _abi.TEXT, _abi.BINARY
 
 _RECORDS: List[Callable[..., bytes]] = [struct.Struct(f"@QII{length}s{-length % 8}x").pack for length in range(SMALL_BYTES)]
 _PADDING = [b"\0" * (-length % 8) for length in range(8)]
@@ -61,7 +61,7 @@ class _Wakeup:
     """What one task waits on for the next message.
 
     A future would send the task through the loop once more for each message. This is awaited like
-    one, but its task goes on at once, inside of `wake`.
+    one, but its task goes on at once, inside of `_wake_ready`.
     """
 
     __slots__ = ("_asyncio_future_blocking", "_loop", "callback", "context")
@@ -73,16 +73,7 @@ class _Wakeup:
         self.callback: Optional[Callable[[Any], object]] = None
         self.context: contextvars.Context
 
-    def wake(self) -> None:
-        callback = self.callback
-        if callback is not None:
-            self.callback = None
-            self.context.run(callback, self)
-
-    # What a task wants of a future.
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
+    # What a task wants of a future. (`_loop` is asked for where there is no `get_loop`.)
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: contextvars.Context) -> None:
         self.callback = callback
@@ -115,24 +106,22 @@ class _Waiters:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._futures: List["asyncio.Future[None]"] = []
+        # In the order they came.
+        self._futures: Dict["asyncio.Future[None]", None] = {}
 
     async def wait(self) -> None:
         future = self._loop.create_future()
-        self._futures.append(future)
+        self._futures[future] = None
         try:
             await future
         finally:
-            if not future.done() or future.cancelled():
-                self._futures.remove(future)
+            self._futures.pop(future, None)
 
     def wake(self) -> None:
-        futures, self._futures = self._futures, []
+        futures, self._futures = self._futures, {}
         for future in futures:
             if not future.done():
                 future.set_result(None)
-            else:
-                self._futures.append(future)
 
 
 class WebSocket(BaseConnection):
@@ -140,19 +129,22 @@ class WebSocket(BaseConnection):
     text, bytes for binary."""
 
     __slots__ = (
-        "_server", "_messages", "_long_length", "_wakeup", "_is_paused", "_is_held", "_is_full", "_is_closing", "_closed",
-        "_drained", "_ended", "_pongs", "__dict__",
+        "_server", "_outbox", "_messages", "_long_length", "_wakeup", "_is_paused", "_is_counted", "_is_held", "_is_full",
+        "_is_closing", "_closed", "_drained", "_ended", "_pongs", "__dict__",
     )
 
     def __init__(self, server: "AsyncServer", conn: int) -> None:
         super().__init__(server._handle, conn)
         self._server = server
+        self._outbox = server._outbox
         self._messages: Deque[Data] = deque()
         # Of the messages that are longer than `COUNTED_LENGTH`.
         self._long_length = 0
         self._wakeup = _Wakeup(server._loop)
         self._is_paused = False
-        # A send has to look closer: the peer does not keep up, or the connection ends.
+        # It is paused or has long messages, so what is taken matters.
+        self._is_counted = False
+        # A send has to look closer: the peer does not keep up, the connection ends, or has no binary messages.
         self._is_held = False
         self._is_full = False
         self._is_closing = False
@@ -182,7 +174,7 @@ class WebSocket(BaseConnection):
             wakeup._asyncio_future_blocking = True
             yield wakeup
         message = messages.popleft()
-        if self._is_paused or len(message) > COUNTED_LENGTH:
+        if self._is_counted:
             self._took(message)
         return message
 
@@ -199,6 +191,7 @@ class WebSocket(BaseConnection):
         if self._is_paused and not self._is_crowded(2):
             self._is_paused = False
             _abi.fdx_resume(self._handle.pointer, self.id)
+        self._is_counted = self._is_paused or self._long_length > 0
 
     def _is_crowded(self, divisor: int) -> bool:
         return (len(self._messages) > self._server._queue_max // divisor or self._long_length > QUEUE_LENGTH_MAX // divisor)
@@ -208,23 +201,25 @@ class WebSocket(BaseConnection):
     async def send(self, message: Message) -> None:
         """Sends text for a str, binary for bytes. While the peer does not keep up it waits, so that
         a slow peer slows down who sends to it. Raises `ConnectionClosed`."""
+        # The way of a short message: every step of it counts.
         if type(message) is str:
-            kind, payload = _abi.TEXT, message.encode()
+            kind, payload = _TEXT, message.encode()
+        elif type(message) is bytes:
+            kind, payload = _BINARY, message
         else:
             kind, payload = encode(message)
-            if kind == _abi.BINARY and self.version in _TEXT_ONLY:
-                raise failure(_abi.E_UNSUPPORTED)
         if self._is_held:
-            await self._can_send()
+            await self._can_send(kind)
         server = self._server
         length = len(payload)
         if length < server._small_bytes:
-            outbox = server._outbox
+            outbox = self._outbox
             outbox.append(_RECORDS[length](self.id, kind, length, payload))
-            if len(outbox) >= OUTBOX_RECORDS_MAX:
-                server._flush()
-            elif not server._will_flush:
-                server._flush_soon()
+            if len(outbox) < OUTBOX_RECORDS_MAX:
+                if not server._will_flush:
+                    server._flush_soon()
+                return
+            server._flush()
         elif length < server._gathered_bytes:
             server._outbox.append(_abi.RECORD.pack(self.id, kind, length) + payload + _PADDING[length & 7])
             server._outbox_bytes += length
@@ -235,15 +230,17 @@ class WebSocket(BaseConnection):
         else:
             await self._send_alone(kind, payload)
         if self._is_held:
-            await self._can_send()
+            await self._can_send(kind)
 
-    async def _can_send(self) -> None:
+    async def _can_send(self, kind: int) -> None:
         while self._is_full and not self._is_closing:
             await self._drained.wait()
         if self._is_closing:
             # How it ended is known at its end only.
             await self.wait_closed()
             raise self._exception()
+        if kind == _abi.BINARY and self.version in _TEXT_ONLY:
+            raise failure(_abi.E_UNSUPPORTED)
 
     async def _send_alone(self, kind: int, payload: bytes) -> None:
         server = self._server
@@ -254,7 +251,7 @@ class WebSocket(BaseConnection):
         refusals = 0
         while True:
             if self._is_held:
-                await self._can_send()
+                await self._can_send(kind)
             status = _abi.fdx_send(self._handle.pointer, self.id, kind, payload, len(payload), 0)
             if status != _abi.E_FULL:
                 break
@@ -360,7 +357,7 @@ class WebSocket(BaseConnection):
         return respond(status, text)
 
 
-class AsyncServer:
+class AsyncServer(BaseServer):
     """A server that runs; `serve` makes it."""
 
     def __init__(
@@ -430,31 +427,13 @@ class AsyncServer:
         """Those that are open."""
         return set(self._connections.values())
 
-    @property
-    def port(self) -> int:
-        """The first that it listens at; 0 if all are Unix sockets."""
-        return self._handle.port()
-
-    @property
-    def addresses(self) -> List[str]:
-        """Where it listens, such as "127.0.0.1:9990"."""
-        return self._handle.addresses()
-
     def is_serving(self) -> bool:
         return not self._is_closing
 
     def set(self, **options: object) -> None:
         """Changes options while it runs: those that the option table marks as live."""
-        self._handle.set(options)
+        super().set(**options)
         self._set_limits()
-
-    def stats(self) -> Dict[str, int]:
-        """The library's sums."""
-        return self._handle.stats()
-
-    def metrics(self) -> str:
-        """The same for Prometheus."""
-        return self._handle.metrics()
 
     def close(self, code: int = 1001, reason: str = "", *, deadline: float = 5.0, spread: float = 0.0) -> None:
         """Begins to stop: nobody comes in any more, every connection is closed, over `spread`
@@ -530,7 +509,9 @@ class AsyncServer:
             self._loop.call_soon(self._read)
             raise
         self._events = self._block = None
-        _abi.fdx_batch_free(view.batch)
+        # Once, also where a handler has run the loop inside of itself.
+        batch, view.batch = view.batch, None
+        _abi.fdx_batch_free(batch)
         if self._has_newcomers:
             # Their handlers begin first: what somebody says after they came must find them there.
             self._has_newcomers = False
@@ -539,18 +520,21 @@ class AsyncServer:
             self._wake_ready()
 
     def _distribute(self, events: Iterator[Tuple[Any, ...]]) -> None:
+        # A connection is unknown only where Ctrl-C has interrupted its OPEN.
         connections, ready, block, queue_max = self._connections, self._ready, self._block, self._queue_max
         base = self._view.block
         for kind, flags, conn, data, length, code, arg in events:
             if kind == _MESSAGE:
-                ws = connections[conn]
+                ws = connections.get(conn)
+                if ws is None:
+                    continue
                 message: Data
                 if block is not None:
                     data -= base
                     message = block[data:data + length]
-                    if not flags & _BINARY:
+                    if not flags & _IS_BINARY:
                         message = message.decode()
-                elif flags & _BINARY:
+                elif flags & _IS_BINARY:
                     message = _abi.bytes_at(data, length) if length else b""
                 else:
                     message = _abi.text_at(data, length)
@@ -562,6 +546,7 @@ class AsyncServer:
                 messages.append(message)
                 if length > COUNTED_LENGTH and len(message) > COUNTED_LENGTH:
                     ws._long_length += len(message)
+                    ws._is_counted = True
                     if ws._long_length > QUEUE_LENGTH_MAX:
                         self._crowded.append(ws)
             else:
@@ -572,7 +557,11 @@ class AsyncServer:
         ready = self._ready
         try:
             while ready:
-                ready.popleft()._wakeup.wake()
+                wakeup = ready.popleft()._wakeup
+                callback = wakeup.callback
+                if callback is not None:
+                    wakeup.callback = None
+                    wakeup.context.run(callback, wakeup)
         except BaseException:
             self._loop.call_soon(self._wake_ready)
             raise
@@ -580,28 +569,33 @@ class AsyncServer:
         if self._crowded:
             for ws in self._crowded:
                 if not ws._is_paused and not ws._is_closing and ws._is_crowded(1):
-                    ws._is_paused = True
+                    ws._is_paused = ws._is_counted = True
                     _abi.fdx_pause(self._handle.pointer, ws.id)
             self._crowded.clear()
 
     def _event(self, kind: int, conn: int, data: int, length: int, code: int, arg: int) -> None:
+        ws: Optional[WebSocket]
         if kind == _abi.EV_OPEN:
             ws = self._newcomers.take(conn) or self._new_connection(conn)
             ws.subprotocol = _abi.text_at(data, length) or None
+            ws._is_held = ws.version in _TEXT_ONLY
             self._connections[conn] = ws
             self._has_newcomers = True
             self._spawn(self._run_handler(ws))
         elif kind == _abi.EV_CLOSE:
-            ws = self._connections.pop(conn)
-            ws._end(code, _abi.text_at(data, length), CLOSED_BY.get(arg))
-            self._ready.append(ws)
+            ws = self._connections.pop(conn, None)
+            if ws is not None:
+                ws._end(code, _abi.text_at(data, length), CLOSED_BY.get(arg))
+                self._ready.append(ws)
         elif kind == _abi.EV_DRAIN:
-            ws = self._connections[conn]
-            ws._is_full = False
-            ws._is_held = ws._is_closing
-            ws._drained.wake()
+            ws = self._connections.get(conn)
+            if ws is not None:
+                ws._is_full = False
+                ws._is_held = ws._is_closing or ws.version in _TEXT_ONLY
+                ws._drained.wake()
         elif kind == _abi.EV_PONG:
-            pong = self._connections[conn]._pongs.pop(_abi.bytes_at(data, length) if length else b"", None)
+            ws = self._connections.get(conn)
+            pong = ws._pongs.pop(_abi.bytes_at(data, length) if length else b"", None) if ws is not None else None
             if pong is not None and not pong[0].done():
                 pong[0].set_result(time.perf_counter() - pong[1])
         elif kind == _abi.EV_UPGRADE:
