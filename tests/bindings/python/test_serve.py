@@ -214,7 +214,8 @@ def test_each_handler_keeps_its_own_context_variables(run):
     run(main())
 
 
-def test_a_browser_of_2009_speaks_text_and_gets_no_binary(run):
+@pytest.mark.parametrize("options", [{}, {"process_request": lambda ws, request: None}], ids=["", "asked before"])
+def test_a_browser_of_2009_speaks_text_and_gets_no_binary(run, options):
     async def handler(ws):
         assert ws.version == 75
         await ws.send(await ws.recv())
@@ -224,7 +225,7 @@ def test_a_browser_of_2009_speaks_text_and_gets_no_binary(run):
         await ws.send("bye")
 
     async def main():
-        async with serve(handler) as server:
+        async with serve(handler, **options) as server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\nOrigin: null\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
@@ -572,13 +573,13 @@ def test_a_process_request_that_fails_is_answered_with_500_and_logged(run, caplo
 def test_plain_requests_are_answered_beside_websockets(run):
     async def process_request(ws, request):
         if request.path == "/health":
-            return ws.respond(200, f"fine, {request.method}\n")
+            return ws.respond(200, f"fine, {request.method} from {ws.remote_address[0]}\n")
         if request.path == "/missing":
             return ws.respond(404, "")
 
     async def main():
         async with serve(process_request=process_request) as server:
-            assert await fetch(server, "/health") == (200, b"fine, GET\n")
+            assert await fetch(server, "/health") == (200, b"fine, GET from 127.0.0.1\n")
             for path, status in [("/missing", 404), ("/", 426)]:
                 with pytest.raises(urllib.error.HTTPError) as refused:
                     await fetch(server, path)

@@ -5,8 +5,9 @@ copied and given back at once, its messages go to their connections' queues, and
 that wait for them go on. What they send meanwhile is gathered and goes to the library in one call.
 """
 
+from __future__ import annotations
+
 import asyncio
-import contextvars
 import ctypes
 import inspect
 import os
@@ -24,6 +25,7 @@ from . import _abi
 from ._config import Config, Host, addresses
 from ._handle import BaseConnection, BaseServer, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
 from ._log import logger
+from ._waiting import Waiters, Wakeup
 from .exceptions import (
     CLOSED_BY, ConcurrencyError, ConfigError, ConnectionClosed, ConnectionClosedOK, Error, MessageTooBig, check, connection_closed, failure,
 )
@@ -57,71 +59,91 @@ _RECORDS: List[Callable[..., bytes]] = [struct.Struct(f"@QII{length}s{-length % 
 _PADDING = [b"\0" * (-length % 8) for length in range(8)]
 
 
-class _Wakeup:
-    """What one task waits on for the next message.
+class serve:
+    """Starts a server.
 
-    A future would send the task through the loop once more for each message. This is awaited like
-    one, but its task goes on at once, inside of `_wake_ready`.
+        async with fullduplex.serve(handler, "127.0.0.1", 9990) as server:
+            await server.serve_forever()
+
+    or `server = await fullduplex.serve(...)`. `handler(ws)` is a coroutine, one for each
+    connection; when it returns the connection is closed with 1000, and with 1011 when it fails.
+
+    host and port are an address, or host alone: "127.0.0.1:9990", "unix:/run/chat.sock"; `listen`
+    adds more. `process_request(ws, request)`, a function or a coroutine, answers what comes in:
+    None or an `Accept` lets it in, a `Response` refuses it, or answers a plain HTTP request.
+    `origins` and `subprotocols` are lists. `max_queue` messages of a connection wait for its
+    handler at most; above it the peer is not read. Every option of the library is a keyword:
+    `max_message=1 << 20, ping_interval=10, send_limit="4m", tls_cert="cert.pem", ...`.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_loop", "callback", "context")
+    def __init__(
+        self,
+        handler: Handler,
+        host: Host = None,
+        port: Optional[int] = None,
+        *,
+        listen: Union[None, str, Iterable[str]] = None,
+        process_request: Optional[ProcessRequest] = None,
+        origins: Optional[Iterable[Optional[str]]] = None,
+        subprotocols: Optional[Iterable[str]] = None,
+        max_queue: int = 256,
+        **options: object,
+    ) -> None:
+        if origins is not None:
+            options["origins"] = origins
+        if subprotocols is not None:
+            options["protocols"] = subprotocols
+        self._handler, self._process_request, self._max_queue = handler, process_request, max_queue
+        self._listen = addresses(host, port, listen, "tls_cert" in options)
+        self._options = options
+        self._server: Optional[AsyncServer] = None
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Set by who yields this; the task takes it back.
-        self._asyncio_future_blocking = False
-        self._loop = loop
-        self.callback: Optional[Callable[[Any], object]] = None
-        self.context: contextvars.Context
-
-    # What a task wants of a future. (`_loop` is asked for where there is no `get_loop`.)
-
-    def add_done_callback(self, callback: Callable[[Any], object], *, context: contextvars.Context) -> None:
-        self.callback = callback
-        self.context = context
-
-    def cancel(self, msg: Any = None) -> bool:
-        callback = self.callback
-        if callback is None:
-            return False
-        self.callback = None
-        self._loop.call_soon(callback, _CANCELLED, context=self.context)
-        return True
-
-    def result(self) -> None:
-        return None
-
-
-class _Cancelled:
-    def result(self) -> None:
-        raise asyncio.CancelledError
-
-
-_CANCELLED = _Cancelled()
-
-
-class _Waiters:
-    """Tasks that wait for something that seldom happens."""
-
-    __slots__ = ("_loop", "_futures")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        # In the order they came.
-        self._futures: Dict["asyncio.Future[None]", None] = {}
-
-    async def wait(self) -> None:
-        future = self._loop.create_future()
-        self._futures[future] = None
+    async def _begin(self) -> AsyncServer:
+        server = AsyncServer(
+            asyncio.get_running_loop(), self._handler, self._process_request, self._max_queue, self._listen, dict(self._options))
         try:
-            await future
-        finally:
-            self._futures.pop(future, None)
+            server._start()
+        except BaseException:
+            server._handle.free()
+            raise
+        self._server = server
+        return server
 
-    def wake(self) -> None:
-        futures, self._futures = self._futures, {}
-        for future in futures:
-            if not future.done():
-                future.set_result(None)
+    def __await__(self) -> Generator[Any, None, AsyncServer]:
+        return self._begin().__await__()
+
+    async def __aenter__(self) -> AsyncServer:
+        return await self._begin()
+
+    async def __aexit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType],
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+
+def broadcast(connections: Iterable[WebSocket], message: Message) -> None:
+    """Sends one message to many, sharing its bytes, and waits for nobody. Who is gone is skipped;
+    who has `send_limit` bytes waiting for it is cut, unless `send_full="drop"` was said."""
+    by_server: Dict[AsyncServer, List[WebSocket]] = {}
+    for ws in connections:
+        if not ws._is_closing:
+            by_server.setdefault(ws._server, []).append(ws)
+    for server, members in by_server.items():
+        server._flush()
+        status, results = send_to_many(server._handle, [ws.id for ws in members], message)
+        if status == _abi.OK:
+            continue
+        for ws, result in zip(members, results):
+            if result == _abi.E_FULL:
+                if server._cuts_slow:
+                    logger.warning("cut connection %d: it is too slow for what is broadcast", ws.id)
+                    ws.abort()
+            elif result == _abi.E_TOO_BIG:
+                raise failure(result)
+            elif result != _abi.E_UNSUPPORTED:
+                ws._sent(result)
 
 
 class WebSocket(BaseConnection):
@@ -133,14 +155,14 @@ class WebSocket(BaseConnection):
         "_is_closing", "_closed", "_drained", "_ended", "_pongs", "__dict__",
     )
 
-    def __init__(self, server: "AsyncServer", conn: int) -> None:
+    def __init__(self, server: AsyncServer, conn: int) -> None:
         super().__init__(server._handle, conn)
         self._server = server
         self._outbox = server._outbox
         self._messages: Deque[Data] = deque()
         # Of the messages that are longer than `COUNTED_LENGTH`.
         self._long_length = 0
-        self._wakeup = _Wakeup(server._loop)
+        self._wakeup = Wakeup(server._loop)
         self._is_paused = False
         # It is paused or has long messages, so what is taken matters.
         self._is_counted = False
@@ -149,13 +171,13 @@ class WebSocket(BaseConnection):
         self._is_full = False
         self._is_closing = False
         self._closed: Optional[Tuple[int, str, Optional[str]]] = None
-        self._drained = _Waiters(server._loop)
-        self._ended = _Waiters(server._loop)
-        self._pongs: Dict[bytes, Tuple["asyncio.Future[float]", float]] = {}
+        self._drained = Waiters(server._loop)
+        self._ended = Waiters(server._loop)
+        self._pongs: Dict[bytes, Tuple[asyncio.Future[float], float]] = {}
 
     # -- receiving ---------------------------------------------------------------------------------
 
-    def __aiter__(self) -> "WebSocket":
+    def __aiter__(self) -> WebSocket:
         return self
 
     @types.coroutine
@@ -278,7 +300,7 @@ class WebSocket(BaseConnection):
     def _hold(self) -> None:
         self._is_held = self._is_full = True
 
-    async def ping(self, data: Union[None, str, bytes] = None) -> "Awaitable[float]":
+    async def ping(self, data: Union[None, str, bytes] = None) -> Awaitable[float]:
         """Sends a ping; the result can be awaited for the seconds until its pong.
 
             latency = await (await ws.ping())
@@ -291,7 +313,7 @@ class WebSocket(BaseConnection):
             raise ConcurrencyError("a ping with the same data is under way")
         server = self._server
         server._flush()
-        future: "asyncio.Future[float]" = server._loop.create_future()
+        future: asyncio.Future[float] = server._loop.create_future()
         self._pongs[payload] = future, time.perf_counter()
         status = _abi.fdx_ping(self._handle.pointer, self.id, payload, len(payload))
         if status < 0:
@@ -370,7 +392,7 @@ class AsyncServer(BaseServer):
         self._queue_max = max_queue
         self._connections: Dict[int, WebSocket] = {}
         self._newcomers: Newcomers[WebSocket] = Newcomers()
-        self._tasks: Set["asyncio.Task[None]"] = set()
+        self._tasks: Set[asyncio.Task[None]] = set()
         self._view = _abi.sized(_abi.BatchView)
         self._view_pointer = ctypes.byref(self._view)
         # The rest of a batch.
@@ -386,7 +408,7 @@ class AsyncServer(BaseServer):
         self._will_flush = False
         self._is_stopped = False
         self._is_closing = False
-        self._stopping = _Waiters(loop)
+        self._stopping = Waiters(loop)
         self._reads_fd: Optional[int] = None
 
         for taken in {"dispatch", "queues"} & options.keys():
@@ -602,7 +624,7 @@ class AsyncServer(BaseServer):
             self._decide(conn)
         elif kind == _abi.EV_HTTP:
             asking = WebSocket(self, conn)
-            asking.request = Request.of(self._handle.pointer, conn, _abi.bytes_at(data, length) if length else b"")
+            asking.learn(Request.of(self._handle.pointer, conn, _abi.bytes_at(data, length) if length else b""))
             self._answer(asking, self._reply)
         elif kind == _abi.EV_STOPPED:
             self._stopped()
@@ -742,90 +764,3 @@ class AsyncServer(BaseServer):
                     # What was promised to be sent can't be.
                     logger.error("cut connection %d, whose message was not taken: %s", conn, error)
                     ws.abort()
-
-
-class serve:
-    """Starts a server.
-
-        async with fullduplex.serve(handler, "127.0.0.1", 9990) as server:
-            await server.serve_forever()
-
-    or `server = await fullduplex.serve(...)`. `handler(ws)` is a coroutine, one for each
-    connection; when it returns the connection is closed with 1000, and with 1011 when it fails.
-
-    host and port are an address, or host alone: "127.0.0.1:9990", "unix:/run/chat.sock"; `listen`
-    adds more. `process_request(ws, request)`, a function or a coroutine, answers what comes in:
-    None or an `Accept` lets it in, a `Response` refuses it, or answers a plain HTTP request.
-    `origins` and `subprotocols` are lists. `max_queue` messages of a connection wait for its
-    handler at most; above it the peer is not read. Every option of the library is a keyword:
-    `max_message=1 << 20, ping_interval=10, send_limit="4m", tls_cert="cert.pem", ...`.
-    """
-
-    def __init__(
-        self,
-        handler: Handler,
-        host: Host = None,
-        port: Optional[int] = None,
-        *,
-        listen: Union[None, str, Iterable[str]] = None,
-        process_request: Optional[ProcessRequest] = None,
-        origins: Optional[Iterable[Optional[str]]] = None,
-        subprotocols: Optional[Iterable[str]] = None,
-        max_queue: int = 256,
-        **options: object,
-    ) -> None:
-        if origins is not None:
-            options["origins"] = origins
-        if subprotocols is not None:
-            options["protocols"] = subprotocols
-        self._handler, self._process_request, self._max_queue = handler, process_request, max_queue
-        self._listen = addresses(host, port, listen, "tls_cert" in options)
-        self._options = options
-        self._server: Optional[AsyncServer] = None
-
-    async def _begin(self) -> AsyncServer:
-        server = AsyncServer(
-            asyncio.get_running_loop(), self._handler, self._process_request, self._max_queue, self._listen, dict(self._options))
-        try:
-            server._start()
-        except BaseException:
-            server._handle.free()
-            raise
-        self._server = server
-        return server
-
-    def __await__(self) -> Generator[Any, None, AsyncServer]:
-        return self._begin().__await__()
-
-    async def __aenter__(self) -> AsyncServer:
-        return await self._begin()
-
-    async def __aexit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType],
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
-
-
-def broadcast(connections: Iterable[WebSocket], message: Message) -> None:
-    """Sends one message to many, sharing its bytes, and waits for nobody. Who is gone is skipped;
-    who has `send_limit` bytes waiting for it is cut, unless `send_full="drop"` was said."""
-    by_server: Dict[AsyncServer, List[WebSocket]] = {}
-    for ws in connections:
-        if not ws._is_closing:
-            by_server.setdefault(ws._server, []).append(ws)
-    for server, members in by_server.items():
-        server._flush()
-        status, results = send_to_many(server._handle, [ws.id for ws in members], message)
-        if status == _abi.OK:
-            continue
-        for ws, result in zip(members, results):
-            if result == _abi.E_FULL:
-                if server._cuts_slow:
-                    logger.warning("cut connection %d: it is too slow for what is broadcast", ws.id)
-                    ws.abort()
-            elif result == _abi.E_TOO_BIG:
-                raise failure(result)
-            elif result != _abi.E_UNSUPPORTED:
-                ws._sent(result)
