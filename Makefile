@@ -1,10 +1,13 @@
 # make demo      the chat page on http://127.0.0.1:9990, for your browser
+# make demo-python   the same, by the program in Python
+# make wheel     the package for Python, with the library inside, in target/wheels
 # make test      every test, installing what they need
 # make autobahn  every case of the Autobahn suite about compression, in both modes: about 20 minutes
+# make autobahn-bindings   chapters 1 to 10 of it over the echo in Python and in C#
 # make examples  the C programs, in target/examples/c
 # make csharp    the C# binding, its examples (in target/examples/csharp) and its tests; make demo-csharp is the chat
 # make lint      format and clippy
-# make bench     echo beside the floor and other servers: CPU per message and handshake, 13 minutes; BENCH="--scenario 'tls-*'"
+# make bench     echo beside the floor and other servers: CPU per message and handshake, 20 minutes; BENCH="--scenario 'python-*'"
 # make soak      an hour of everything at once, memory and descriptors watched; MINUTES=15
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n
@@ -16,6 +19,7 @@
 
 CARGO    ?= cargo
 CC       ?= cc
+PYTHON   ?= python3
 MINUTES  ?= 60
 PREFIX   ?= /usr/local
 FUZZ_SECONDS ?= 600
@@ -23,7 +27,7 @@ DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo test autobahn lint examples bench soak sim fuzz replay coverage asan tsan library install clean
+.PHONY: all demo demo-python wheel test autobahn autobahn-bindings lint examples bench soak sim fuzz replay coverage asan tsan library install clean
 
 all: examples
 
@@ -43,6 +47,13 @@ $(LIBRARY): library
 
 demo: examples
 	target/examples/c/chat --listen $(DEMO_LISTEN) --page examples/web/chat.html
+
+demo-python: library
+	PYTHONPATH=bindings/python/src $(PYTHON) examples/python/chat.py --listen $(DEMO_LISTEN) --page examples/web/chat.html
+
+# With the `build` of tests/setup.sh, or `make wheel PYTHON=...` of one that has it.
+wheel: library
+	$(PYTHON) -m build --wheel --outdir target/wheels bindings/python
 
 # -- C#: nothing is downloaded; tests/setup.sh puts the SDK there ------------------------------------------------
 
@@ -69,7 +80,11 @@ test:
 
 autobahn: examples
 	tests/setup.sh
-	cd tests && AUTOBAHN=all ../target/test-env/py3/bin/python -m pytest -q conformance/test_autobahn.py
+	cd tests && AUTOBAHN=compression ../target/test-env/py3/bin/python -m pytest -q conformance/test_autobahn.py
+
+autobahn-bindings: examples
+	tests/setup.sh
+	cd tests && AUTOBAHN=bindings ../target/test-env/py3/bin/python -m pytest -q conformance/test_autobahn.py -k bindings
 
 lint:
 	$(CARGO) fmt --check

@@ -69,12 +69,13 @@ fn c_line(line: &str) -> String {
     }
 }
 
-const FFI_FILES: [&str; 10] = [
+const FFI_FILES: [&str; 11] = [
     "status.rs",
     "error.rs",
     "event.rs",
     "config.rs",
     "server.rs",
+    "queue.rs",
     "handshake.rs",
     "send.rs",
     "conn.rs",

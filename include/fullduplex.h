@@ -136,10 +136,10 @@
 // The last event of the server; only THREAD_STOP comes after it.
 #define FDX_EV_STOPPED 14u
 
-// The first event on a thread of the library that will call you: a place to attach.
+// The first event on a thread of the library that will call you: a place to attach. Not polled.
 #define FDX_EV_THREAD_START 15u
 
-// Its last.
+// Its last. Not polled.
 #define FDX_EV_THREAD_STOP 16u
 
 // The message ends here.
@@ -178,14 +178,24 @@
 #define FDX_ROUTE_STREAM 1u
 
 // Plain HTTP requests of any method under the path come as `FDX_EV_HTTP` to `on_other`. With no
-// other callback the route takes no WebSockets.
+// other callback the route takes no WebSockets; a polled one takes both.
 #define FDX_ROUTE_HTTP 2u
+
+// With "dispatch" = "queue": `FDX_EV_UPGRADE` comes, and waits for a decision. (Callbacks say that by
+// `on_upgrade`.)
+#define FDX_ROUTE_UPGRADE 4u
+
+// With "dispatch" = "queue": `FDX_EV_PING` and `FDX_EV_PONG` come. (Callbacks say that by `on_other`.)
+#define FDX_ROUTE_OTHER 8u
 
 // The connection is encrypted.
 #define FDX_CI_TLS 1u
 
 // The connection is compressed.
 #define FDX_CI_DEFLATE 2u
+
+// Events that were polled, and the memory they lie in.
+typedef struct fdx_batch fdx_batch;
 
 // Options and routes of a server to be. [setup] Used by one thread at a time.
 typedef struct fdx_config fdx_config;
@@ -246,7 +256,7 @@ typedef struct fdx_event {
     fdx_conn conn;
     // What `fdx_conn_set_data` stored.
     void *conn_data;
-    // Not ended by NUL; valid until the callback returns.
+    // Not ended by NUL; valid until the callback returns or the batch is freed.
     const uint8_t *data;
     size_t len;
     // The number given to `fdx_config_route`.
@@ -267,6 +277,9 @@ typedef void (*fdx_event_fn)(void *user_data,
 // What is called for the connections of a route. A slot left NULL is not delivered and costs
 // nothing; without `on_upgrade` every handshake is accepted that the options allow. Set
 // `struct_size` to `sizeof(fdx_handlers)`.
+//
+// With "dispatch" = "queue" every callback must be NULL, and what comes is said by `flags`: OPEN,
+// MESSAGE (or FRAGMENT), DRAIN and CLOSE always.
 typedef struct fdx_handlers {
     uint32_t struct_size;
     // `FDX_ROUTE_*`
@@ -284,6 +297,23 @@ typedef struct fdx_handlers {
     // has it, the server's own events.
     fdx_event_fn on_other;
 } fdx_handlers;
+
+// What is in a batch. Set `struct_size` to `sizeof(fdx_batch_view)`. All pointers are valid until
+// `fdx_batch_free`.
+typedef struct fdx_batch_view {
+    uint32_t struct_size;
+    uint32_t reserved;
+    // The first event; the next is `stride` bytes further on.
+    const fdx_event *events;
+    size_t count;
+    // The size of an event, which a later version may make larger.
+    size_t stride;
+    // The `data` of every event lies in this block.
+    const uint8_t *block;
+    size_t block_len;
+    // To be given to `fdx_batch_free`.
+    fdx_batch *batch;
+} fdx_batch_view;
 
 // What is known of a connection. Set `struct_size` to `sizeof(fdx_conn_info)`.
 typedef struct fdx_conn_info {
@@ -347,6 +377,7 @@ typedef struct fdx_stats {
     uint64_t rate_limited;
     // Not yet taken by the kernel, of all connections.
     uint64_t queued_bytes;
+    // Events that wait to be polled.
     uint64_t event_queue_len;
     // Set aside for the windows of connections with `deflate = dedicated`; see `deflate.budget`.
     uint64_t deflate_bytes;
@@ -554,7 +585,8 @@ fdx_status fdx_config_route(fdx_config *config,
 // Makes a server of a config, which is copied. [any] Nothing runs yet. On success `*out` is a
 // handle with one reference: give it back with `fdx_server_unref`.
 //
-// `FDX_OK`; `FDX_E_INVALID_ARG`; `FDX_E_CONFIG` when there is no route.
+// `FDX_OK`; `FDX_E_INVALID_ARG`; `FDX_E_CONFIG` when there is no route, or one with callbacks although
+// "dispatch" is "queue".
 //
 // Required:
 // `config` is live; `out` is writable; `error` is null or has its `struct_size`.
@@ -703,6 +735,78 @@ fdx_status fdx_listener_fd(fdx_server *server, uint32_t id, ptrdiff_t *out_fd);
 // `server` is live; `out_port` is writable.
 fdx_status fdx_listener_port(fdx_server *server, uint32_t index, uint16_t *out_port);
 
+// Takes events out of a queue, in their order. [wait] With "dispatch" = "queue" this is how all
+// events come; no callback is called. At most `max_events` (0: as many as there are); waits up
+// to `timeout_ms` for the first (0: not at all; negative: for ever). One thread at a time polls a
+// queue, or events of one connection are handled by two at once.
+//
+// Every batch must be given back with `fdx_batch_free`: what is in it counts as unread, so that an
+// embedder that does not keep up stops its peers (option "recv.high_water"), and requests are
+// kept for it.
+//
+// A queue has the events of the connections that belong to it, and FDX_EV_STOPPED as its last;
+// the server's other own events come in queue 0. FDX_EV_THREAD_START and FDX_EV_THREAD_STOP don't
+// come.
+//
+// `FDX_OK`: there is at least one event; `FDX_E_TIMEOUT`: there is none; `FDX_E_INTERRUPTED` after
+// `fdx_wake`; `FDX_E_STOPPED` after FDX_EV_STOPPED was taken; `FDX_E_STATE` if "dispatch" is not
+// "queue"; `FDX_E_NOT_FOUND` for a queue that is not there; `FDX_E_DEADLOCK` for waiting on a
+// thread of the same server (in a log function); `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live, and stays so until this returns; `view` has its `struct_size` set.
+fdx_status fdx_poll(fdx_server *server,
+                    uint32_t queue,
+                    size_t max_events,
+                    int32_t timeout_ms,
+                    fdx_batch_view *view);
+
+// Gives a batch back, with all that its events point to. [any] In any order, and also when the
+// server is gone. NULL is accepted. Connections that were not read because of it are read on.
+//
+// Required:
+// `batch` is null or comes from `fdx_poll`, and is not used any more.
+void fdx_batch_free(fdx_batch *batch);
+
+// Makes a poll that waits, or else the next, return `FDX_E_INTERRUPTED`. [any] `fdx_queue_fd`
+// becomes readable.
+//
+// `FDX_OK`; `FDX_E_STATE` if "dispatch" is not "queue"; `FDX_E_NOT_FOUND`; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live.
+fdx_status fdx_wake(fdx_server *server, uint32_t queue);
+
+// A descriptor that is readable while the queue is not empty, for poll, epoll, kqueue or the event
+// loop of your language. [any] Only wait for it: don't read or close it. It is the server's, up to the
+// last `fdx_server_unref`; call `fdx_poll` with a timeout of 0 when it is readable.
+//
+// `FDX_OK`; `FDX_E_STATE` if "dispatch" is not "queue"; `FDX_E_NOT_FOUND`; `FDX_E_IO` without
+// descriptors; `FDX_E_UNSUPPORTED` elsewhere than on Linux (see `fdx_queue_notify_fd`);
+// `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live; `out_fd` is writable.
+fdx_status fdx_queue_fd(fdx_server *server,
+                        uint32_t queue,
+                        ptrdiff_t *out_fd);
+
+// Writes `len` bytes (1 to 16) of yours to a descriptor of yours whenever the queue changes from
+// empty to not empty, and at once if it is not empty: for loops that are woken by a pipe, a
+// socket or an eventfd. [any] Poll until `FDX_E_TIMEOUT` after each. The descriptor must not block
+// (O_NONBLOCK); it is duplicated. A later call replaces it, one with -1 takes it back.
+//
+// `FDX_OK`; `FDX_E_INVALID_ARG`, also for a descriptor that may block; `FDX_E_STATE` if "dispatch"
+// is not "queue"; `FDX_E_NOT_FOUND`; `FDX_E_UNSUPPORTED` where there are no descriptors.
+//
+// Required:
+// `server` is live; `payload` has `len` bytes.
+fdx_status fdx_queue_notify_fd(fdx_server *server,
+                               uint32_t queue,
+                               ptrdiff_t fd,
+                               const void *payload,
+                               size_t len);
+
 // Agrees to a handshake that FDX_EV_UPGRADE announced. [any] Now or later, on any thread, until
 // `timeout.handshake`. `subprotocol` must be one that the client offers; "" is none, NULL lets
 // the option "protocols" choose. `headers` are lines "Name: value" each ended by CR LF, added to
@@ -756,7 +860,7 @@ fdx_status fdx_http_reply(fdx_server *server,
                           size_t blen);
 
 // A part of a connection's request, from FDX_EV_UPGRADE (or FDX_EV_HTTP) until the callback of
-// FDX_EV_OPEN has returned. [any] `name` is ":method", ":path", ":query", ":version", "?key" of
+// FDX_EV_OPEN has returned, or the batches with these events are freed. [any] `name` is ":method", ":path", ":query", ":version", "?key" of
 // the query (decoded), ";name" of a cookie, "/param" of the route's pattern (decoded; "/" and
 // "*" for what a star took), with TLS ":tls_version" ("1.2" or "1.3") and ":tls_subject" (of the
 // client's certificate, if it has shown one, like "CN=ann, O=Example"), or a header's name in any case (several lines are joined with a
@@ -853,6 +957,27 @@ fdx_status fdx_send_msg(fdx_server *server,
                         uint32_t flags,
                         fdx_status *results);
 
+// Sends many messages in one call, with one copy and one wake for all: what a loop that polls has
+// gathered. [any] `records` holds `len` bytes of records one after the other, each at a multiple of
+// 8 from the beginning:
+//
+// `{ uint64_t conn; uint32_t kind | flags << 8; uint32_t len; uint8_t payload[len]; padding }`
+//
+// in the byte order of the machine; the last needs no padding. Each counts as an `fdx_send`, in their
+// order. The first `results_cap` of them write their status to `results`, which may be NULL.
+//
+// Returns the worst of them, as `fdx_send_msg` does; `FDX_E_INVALID_ARG` for bytes that are no
+// records: then nothing was sent and no result was written.
+//
+// Required:
+// `server` is live; `records` points to `len` readable bytes, or is null with `len` 0; `results` is
+// null or has room for `results_cap`.
+fdx_status fdx_submit(fdx_server *server,
+                      const void *records,
+                      size_t len,
+                      fdx_status *results,
+                      size_t results_cap);
+
 // Begins the close handshake (RFC 6455, 7.1.2). [any] Messages queued before go first. No more
 // messages of the peer are delivered; FDX_EV_CLOSE comes when it has answered, or after
 // `timeout.close` with code 1006. `code` is 1000 to 1003, 1007 to 1014 or 3000 to 4999, or 0
@@ -907,7 +1032,8 @@ fdx_status fdx_ping(fdx_server *server, fdx_conn conn, const void *data, size_t 
 
 // Keeps a pointer of yours with a connection: later events carry it as `conn_data`. [any] From
 // FDX_EV_UPGRADE on. `drop`, if not NULL, is called with it exactly once, on a thread of the
-// library and never inside a call of yours: when it is replaced, or after CLOSE.
+// library and never inside a call of yours: when it is replaced, or after CLOSE. With "dispatch" =
+// "queue" it may be called by `fdx_batch_free`, when no event carries the pointer any more.
 //
 // `FDX_OK`; `FDX_E_NO_CONN` and `FDX_E_STOPPED`: the pointer stays yours, `drop` is not called.
 //

@@ -35,11 +35,15 @@ pub struct Settings {
     pub listen: Vec<ListenAddress>,
     /// 0 stands for one per core.
     pub threads: usize,
+    pub dispatch: Dispatch,
+    /// Queues of polled events.
+    pub queues: u8,
     pub rules: Rules,
     pub message_bytes_max: usize,
     pub body_bytes_max: usize,
     pub limits: Limits,
     pub send: SendLimits,
+    pub receive: ReceiveLimits,
     pub timeouts: Timeouts,
     pub http: HttpPages,
     pub files: Vec<StaticFiles>,
@@ -75,6 +79,21 @@ pub struct SendLimits {
     pub low_water_bytes: usize,
     pub limit_bytes: usize,
     pub full: WhenFull,
+}
+
+/// How events reach the embedder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dispatch {
+    /// Callbacks on the shard's thread.
+    Io,
+    /// Polled queues; nothing is called.
+    Queue,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReceiveLimits {
+    /// Of one connection's events that the embedder was given, or can have, and has not freed.
+    pub high_water_bytes: usize,
 }
 
 /// What becomes of a connection whose outbox holds `send.limit`.
@@ -148,6 +167,8 @@ impl Config {
         let mut settings = Settings {
             listen: Vec::new(),
             threads: 1,
+            dispatch: Dispatch::Io,
+            queues: 1,
             rules: Rules {
                 versions: Versions::NONE,
                 protocols: Vec::new(),
@@ -171,6 +192,7 @@ impl Config {
                 limit_bytes: 0,
                 full: WhenFull::Close,
             },
+            receive: ReceiveLimits { high_water_bytes: 0 },
             timeouts: Timeouts {
                 handshake: Duration::ZERO,
                 close: Duration::ZERO,
@@ -282,11 +304,14 @@ fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
     })
 }
 
+/// Most queues of one server.
+const QUEUES_MAX: u8 = 64;
+
 /// The longest value of an option, address to listen at, or pattern of a route.
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 40] = [
+pub static OPTIONS: [OptionSpec; 43] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -320,6 +345,31 @@ pub static OPTIONS: [OptionSpec; 40] = [
             settings.threads = threads;
             Ok(())
         },
+    },
+    OptionSpec {
+        name: "dispatch",
+        kind: "io | queue",
+        default: "io",
+        live: false,
+        help: "How events come: io calls the route's callbacks on the shard's thread; queue keeps them until fdx_poll \
+               takes them, on a thread of yours, and calls nothing.",
+        set: |settings, value| {
+            settings.dispatch = match value {
+                "io" => Dispatch::Io,
+                "queue" => Dispatch::Queue,
+                _ => return Err("expected io or queue".to_string()),
+            };
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "queues",
+        kind: "number",
+        default: "1",
+        live: false,
+        help: "With dispatch = queue: how many queues there are, up to 64. A connection's events all come in the \
+               same one.",
+        set: |settings, value| put(&mut settings.queues, within(1..=QUEUES_MAX, value)),
     },
     OptionSpec {
         name: "versions",
@@ -514,6 +564,15 @@ pub static OPTIONS: [OptionSpec; 40] = [
             };
             Ok(())
         },
+    },
+    OptionSpec {
+        name: "recv.high_water",
+        kind: "size",
+        default: "128k",
+        live: true,
+        help: "With dispatch = queue: a connection with more than this in batches that are not freed yet is not read \
+               (TCP stops its peer) until half of it is freed. An event counts 64 bytes beside its payload.",
+        set: |settings, value| put(&mut settings.receive.high_water_bytes, size(value)),
     },
     OptionSpec {
         name: "timeout.handshake",

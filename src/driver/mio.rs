@@ -31,6 +31,7 @@ pub struct MioDriver {
     waker: Arc<MioWaker>,
     /// By their token; a place is free again when its listener has gone.
     listeners: Vec<Option<Listener>>,
+    accepting: bool,
     /// No accepting before this time: the process was out of descriptors.
     accept_after: Time,
     connections: Vec<Option<Connection>>,
@@ -89,6 +90,7 @@ impl MioDriver {
             events: Events::with_capacity(EVENTS_MAX),
             waker,
             listeners: Vec::new(),
+            accepting: true,
             accept_after: Time::default(),
             connections: Vec::new(),
             ready: VecDeque::new(),
@@ -180,6 +182,10 @@ impl MioDriver {
         }
     }
 
+    fn has_somebody_to_accept(&self) -> bool {
+        self.accepting && self.listeners.iter().flatten().any(|listener| listener.is_ready)
+    }
+
     fn accept(&mut self, now: Time, batch: &mut Batch<Stream>) {
         if now < self.accept_after {
             return;
@@ -225,9 +231,8 @@ impl Driver for MioDriver {
 
     fn wait(&mut self, until: Time, batch: &mut Batch<Stream>) -> io::Result<()> {
         batch.completions.clear();
-        let any_listener = self.listeners.iter().flatten().any(|listener| listener.is_ready);
         let mut until = until;
-        if any_listener {
+        if self.has_somebody_to_accept() {
             until = until.min(self.accept_after);
         }
         let timeout = if !self.ready.is_empty() {
@@ -247,7 +252,7 @@ impl Driver for MioDriver {
         }
         self.note_events(batch);
         self.read_ready(batch);
-        if self.listeners.iter().flatten().any(|listener| listener.is_ready) {
+        if self.has_somebody_to_accept() {
             self.accept(self.now, batch);
         }
         Ok(())
@@ -354,6 +359,10 @@ impl Driver for MioDriver {
                 let _ = self.poll.registry().deregister(listener.socket.source());
             }
         }
+    }
+
+    fn set_accepting(&mut self, on: bool) {
+        self.accepting = on;
     }
 
     fn stop_listening(&mut self) {

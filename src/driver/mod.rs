@@ -67,6 +67,9 @@ pub trait Driver {
     /// Ends listening at one socket. Connections accepted from it go on.
     fn unlisten(&mut self, id: u32);
 
+    /// While accepting is off those who connect wait in the kernel.
+    fn set_accepting(&mut self, on: bool);
+
     /// Ends all listening.
     fn stop_listening(&mut self);
 }

@@ -107,6 +107,7 @@ pub struct SimDriver {
     kernel: Kernel,
     number: usize,
     connections: Vec<Option<Adopted>>,
+    accepting: bool,
     /// No accepting before this time, as with the real one.
     accept_after: Time,
 }
@@ -171,7 +172,13 @@ impl Kernel {
             woken: false,
         });
         let number = state.listeners.len() - 1;
-        SimDriver { kernel: self.clone(), number, connections: Vec::new(), accept_after: Time::default() }
+        SimDriver {
+            kernel: self.clone(),
+            number,
+            connections: Vec::new(),
+            accepting: true,
+            accept_after: Time::default(),
+        }
     }
 
     pub fn connect(&self) -> io::Result<SimClient> {
@@ -491,7 +498,8 @@ impl Driver for SimDriver {
         let faults = &state.faults;
         let (wakes, jumps, jump_max) = (faults.wakes, faults.clock_jumps, faults.clock_jump_max);
         let sleeps = !is_ready && !was_woken && !state.dice.hits(wakes);
-        let until = if state.listeners[self.number].is_ready { until.min(self.accept_after) } else { until };
+        let is_awaited = self.accepting && state.listeners[self.number].is_ready;
+        let until = if is_awaited { until.min(self.accept_after) } else { until };
         if sleeps {
             let end = until.min(begin.after(state.nap_max));
             state.now = if end == Time::NEVER { soon } else { soon.max(end) };
@@ -634,6 +642,10 @@ impl Driver for SimDriver {
 
     fn unlisten(&mut self, _: u32) {}
 
+    fn set_accepting(&mut self, on: bool) {
+        self.accepting = on;
+    }
+
     fn stop_listening(&mut self) {
         let mut state = self.kernel.lock();
         let listener = &mut state.listeners[self.number];
@@ -646,7 +658,7 @@ impl Driver for SimDriver {
 
 impl SimDriver {
     fn accept(&mut self, state: &mut State, batch: &mut Batch<SimSocket>) -> bool {
-        if !state.listeners[self.number].is_ready || state.now < self.accept_after {
+        if !self.accepting || !state.listeners[self.number].is_ready || state.now < self.accept_after {
             return false;
         }
         let waiting = state.listeners[self.number].backlog.len();

@@ -102,6 +102,8 @@ pub struct Flags {
     pub holding: bool,
     /// The embedder has paused reading.
     pub paused: bool,
+    /// Too much of it waits to be polled, or freed, by the embedder.
+    pub crowded: bool,
     /// What the driver was last told about reading.
     pub reading: bool,
     /// The embedder was told to wait for DRAIN.
@@ -157,6 +159,11 @@ impl Connection {
         self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
     }
 
+    /// Does the embedder want nothing more from it for now? Then it can't be blamed for silence.
+    pub fn is_held_off(&self) -> bool {
+        self.flags.paused || self.flags.crowded
+    }
+
     /// Should the driver read from it now?
     pub fn should_read(&self) -> bool {
         match self.stage {
@@ -164,7 +171,7 @@ impl Connection {
             Stage::Finishing | Stage::Lingering { .. } => true,
             Stage::Handshake => self.tls.as_ref().is_none_or(|tls| !tls.is_postponed()),
             Stage::Closing(_) => !self.flags.holding,
-            Stage::Open => !self.flags.paused && !self.flags.holding,
+            Stage::Open => !self.is_held_off() && !self.flags.holding,
             Stage::Vacant | Stage::Deciding(_) | Stage::Replying | Stage::Gone { .. } | Stage::Ended => false,
         }
     }

@@ -206,7 +206,7 @@ impl Engine {
         let connection = &mut self.connections[slot as usize];
         let last = std::mem::replace(connection, Connection::vacant());
         connection.id = last.id;
-        self.discarded.extend(last.data.release);
+        self.discarded.extend(last.data.release.map(|word| (last.id, word)));
         self.entry(slot).outbox_bytes.set(0);
         self.entry(slot).set_life(last.id.generation(), Life::None);
         match last.flags.entered {

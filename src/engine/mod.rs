@@ -20,11 +20,11 @@ pub mod timers;
 pub mod turn;
 mod writing;
 
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, copied};
 use crate::config::Settings;
 use crate::driver::outbox::Spares;
 use crate::driver::{Completion, Driver};
@@ -44,7 +44,7 @@ use routes::Routes;
 use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
 use timers::Timers;
 use turn::{EventView, Handler, Message, Turn};
-use writing::Outgoing;
+use writing::{Outgoing, SHARED_BYTES_MIN};
 
 /// The connections of one shard.
 pub struct Engine {
@@ -88,8 +88,10 @@ pub struct Engine {
     deflaters: Deflaters,
     /// Memory for the driver to read long frames into.
     lent: Vec<(Slot, Buffer, usize)>,
+    /// Of a command that is being obeyed: what a panic leaves of it is obeyed all the same.
+    submitted: Submitted,
     /// The embedder's words that are not needed any more.
-    discarded: Vec<Box<dyn Release>>,
+    discarded: Vec<(ConnId, Box<dyn Release>)>,
     stopping: Option<Stopping>,
     now: Time,
     turns: u64,
@@ -126,6 +128,7 @@ pub enum Command {
         last: bool,
         wish: Wish,
     },
+    SendMany(Submitted),
     SendMessage {
         conn: ConnId,
         message: Arc<Message>,
@@ -146,6 +149,10 @@ pub enum Command {
     SetPaused {
         conn: ConnId,
         paused: bool,
+    },
+    /// The embedder has freed enough of what it polled.
+    ReadOn {
+        conn: ConnId,
     },
     SetData {
         conn: ConnId,
@@ -174,6 +181,55 @@ pub enum Command {
     /// Options have changed.
     Apply(Arc<Settings>),
     Tell(Event),
+}
+
+/// Messages that a thread sends together, in their order. Short ones lie in one block.
+#[derive(Default)]
+pub struct Submitted {
+    parts: VecDeque<Part>,
+    block: Arc<Vec<u8>>,
+}
+
+struct Part {
+    conn: ConnId,
+    kind: Kind,
+    last: bool,
+    wish: Wish,
+    payload: PartPayload,
+}
+
+enum PartPayload {
+    InBlock { start: usize, len: usize },
+    Own(Arc<Buffer>),
+}
+
+impl Submitted {
+    pub fn push(
+        &mut self,
+        conn: ConnId,
+        kind: Kind,
+        data: &[u8],
+        last: bool,
+        wish: Wish,
+    ) -> Result<(), TryReserveError> {
+        self.parts.try_reserve(1)?;
+        let payload = if data.len() < SHARED_BYTES_MIN {
+            let block = Arc::get_mut(&mut self.block).expect("it is shared only when it is obeyed");
+            block.try_reserve(data.len())?;
+            let start = block.len();
+            block.extend_from_slice(data);
+            PartPayload::InBlock { start, len: data.len() }
+        } else {
+            // It goes to the kernel from there.
+            PartPayload::Own(Arc::new(copied(data)?.into()))
+        };
+        self.parts.push_back(Part { conn, kind, last, wish, payload });
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
 }
 
 /// What an engine is made of.
@@ -221,6 +277,7 @@ impl Engine {
             inflation: Inflation::default(),
             deflaters: Deflaters::default(),
             lent: Vec::new(),
+            submitted: Submitted::default(),
             discarded: Vec::new(),
             stopping: None,
             now,
@@ -399,9 +456,10 @@ impl Engine {
             }
         }
         // One by one, so that a panic in one does not cost the others.
-        while let Some(word) = self.discarded.pop() {
-            word.release();
+        while let Some((conn, word)) = self.discarded.pop() {
+            handler.discard(conn, word);
         }
+        handler.end();
     }
 
     /// flush: outboxes and decisions go to the kernel.
@@ -435,6 +493,10 @@ impl Engine {
                 let payload = Arc::new(Buffer::from(payload));
                 self.obey_send(conn, kind, &Outgoing::Shared(payload), last, wish);
             }
+            Command::SendMany(submitted) => {
+                self.submitted = submitted;
+                self.obey_submitted();
+            }
             Command::SendMessage { conn, message, wish } => {
                 self.obey_send(conn, message.kind, &Outgoing::Message(&message), true, wish);
             }
@@ -447,24 +509,28 @@ impl Engine {
             }
             Command::SetPaused { conn, paused } => {
                 let Some(slot) = self.find(conn) else { return };
-                let connection = &mut self.connections[slot as usize];
-                let resumes = std::mem::replace(&mut connection.flags.paused, paused) && !paused;
-                if resumes && connection.stage == Stage::Open && connection.pinged_at != Time::NEVER {
-                    // Its answer may lie unread in the kernel: it has its full time from now.
-                    connection.pinged_at = self.now;
-                    self.rearm(slot);
-                }
-                if resumes {
-                    self.release_held(slot);
+                let flags = &mut self.connections[slot as usize].flags;
+                if std::mem::replace(&mut flags.paused, paused) && !paused {
+                    self.read_on(slot);
                 }
                 self.mark_dirty(slot);
+            }
+            Command::ReadOn { conn } => {
+                let Some(slot) = self.find(conn) else { return };
+                // Since it was freed more may have come; then this will be asked again.
+                let is_crowded = self.entry(slot).has_too_much_unread();
+                if !is_crowded && std::mem::take(&mut self.connections[slot as usize].flags.crowded) {
+                    self.connections[slot as usize].messaged_at = self.now;
+                    self.read_on(slot);
+                    self.mark_dirty(slot);
+                }
             }
             Command::SetData { conn, data } => {
                 let old = match self.find(conn) {
                     Some(slot) => std::mem::replace(&mut self.connections[slot as usize].data, data),
                     None => data,
                 };
-                self.discarded.extend(old.release);
+                self.discarded.extend(old.release.map(|word| (conn, word)));
             }
             Command::Accept { conn, protocol, headers } => {
                 let Some(slot) = self.find(conn) else { return };
@@ -490,6 +556,34 @@ impl Engine {
             Command::Apply(settings) => self.apply(settings),
             Command::Tell(event) => self.events.push_back(event),
         }
+    }
+
+    pub fn obey_submitted(&mut self) {
+        let block = self.submitted.block.clone();
+        while let Some(Part { conn, kind, last, wish, payload }) = self.submitted.parts.pop_front() {
+            let outgoing = match payload {
+                PartPayload::InBlock { start, len } => Outgoing::Copied(&block[start..start + len]),
+                PartPayload::Own(buffer) => Outgoing::Shared(buffer),
+            };
+            self.obey_send(conn, kind, &outgoing, last, wish);
+        }
+        self.submitted = Submitted::default();
+    }
+
+    /// After a time in which a connection was not read.
+    fn read_on(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.is_held_off() {
+            return;
+        }
+        if connection.stage == Stage::Open {
+            if connection.pinged_at != Time::NEVER {
+                // Its answer may lie unread in the kernel: it has its full time from now.
+                connection.pinged_at = self.now;
+            }
+            self.rearm(slot);
+        }
+        self.release_held(slot);
     }
 
     /// A panic of ours costs one connection: the one that was being worked on.

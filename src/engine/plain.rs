@@ -277,7 +277,7 @@ impl Engine {
         };
         let data = std::mem::take(&mut connection.data);
         let mut backlog = connection.protocol.next_request();
-        self.discarded.extend(data.release);
+        self.discarded.extend(data.release.map(|word| (id, word)));
         if had_side {
             self.table.forget_side(slot);
         }

@@ -111,8 +111,8 @@ impl Engine {
             }
             let Some(slot) = self.holding.pop_front() else { break };
             let connection = &mut self.connections[slot as usize];
-            if connection.stage == Stage::Open && connection.flags.paused {
-                // With its resuming, or its close.
+            if connection.stage == Stage::Open && connection.is_held_off() {
+                // When it is read on, or closed.
                 continue;
             }
             // The slot may have passed to another.

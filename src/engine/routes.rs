@@ -16,6 +16,8 @@ pub struct Routes {
     list: Vec<Route>,
     sockets: Paths,
     http: Paths,
+    /// The server's own events are polled, whatever the routes listen to.
+    is_polled: bool,
 }
 
 /// The patterns of one kind of request. A pattern without a star beats one with.
@@ -40,7 +42,7 @@ pub struct Route {
 }
 
 /// What the embedder listens to. The rest is not even made.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Wants {
     pub upgrade: bool,
     pub open: bool,
@@ -61,6 +63,11 @@ impl Wants {
 pub type Parameters = Arc<[(String, String)]>;
 
 impl Routes {
+    /// No routes yet, of a server whose events are polled.
+    pub fn polled() -> Self {
+        Self { is_polled: true, ..Self::default() }
+    }
+
     /// Adds a pattern; the error says what is wrong with it.
     pub fn add(&mut self, pattern: &str, route: Route) -> Result<(), String> {
         if pattern.len() > TEXT_BYTES_MAX {
@@ -93,7 +100,7 @@ impl Routes {
 
     /// The route that hears the server's own events: the first that listens to them.
     pub fn for_server(&self) -> Option<usize> {
-        self.list.iter().position(|route| route.wants.other)
+        self.list.iter().position(|route| route.wants.other || self.is_polled)
     }
 
     pub fn find_socket(&self, path: &str) -> Option<(usize, Parameters)> {

@@ -29,14 +29,17 @@ pub struct Table {
 
 pub type Chunk = [Entry; CHUNK_SLOTS];
 
-/// One connection. All but `life`, `mailbox`, `dropped` and `wants_drain` are written by the shard
-/// alone.
+/// One connection. All but `life`, `mailbox`, `unread`, `dropped` and `wants_drain` are written by
+/// the shard alone.
 pub struct Entry {
     /// Generation and [`Life`] in one word.
     life: AtomicU64,
     /// Generation, and bytes of sends that wait in the shard's mailbox for that generation: in
     /// one word, or bytes for a connection that is gone would count for the next in its slot.
     mailbox: AtomicU64,
+    /// Generation, bytes of events that the embedder can poll and has not freed, and whether they
+    /// are so many that the shard has stopped reading.
+    unread: AtomicU64,
     pub outbox_bytes: Count,
     pub wants_drain: AtomicBool,
     /// It speaks TLS.
@@ -265,6 +268,7 @@ impl Entry {
         Self {
             life: AtomicU64::new(0),
             mailbox: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
             outbox_bytes: Count::default(),
             wants_drain: AtomicBool::new(false),
             secure: AtomicBool::new(false),
@@ -296,6 +300,7 @@ impl Entry {
             count.set(0);
         }
         self.mailbox.store(u64::from(generation.to_u32()) << MAILBOX_BITS, SeqCst);
+        self.unread.store(u64::from(generation.to_u32()) << MAILBOX_BITS, SeqCst);
         self.begun.store(u64::from(generation.to_u32()) << u32::BITS, Relaxed);
         self.dropped.store(0, Relaxed);
         self.wants_drain.store(false, Relaxed);
@@ -412,6 +417,49 @@ impl Entry {
         Some(change(before & MAILBOX_BYTES_MAX))
     }
 
+    /// Counts an event that the embedder can poll. True: it has more than `most` bytes of this
+    /// connection now, and [`Entry::take_unread`] will tell when half of that is freed.
+    pub fn add_unread(&self, id: ConnId, len: usize, most: usize) -> bool {
+        let count = |bytes: u64, is_crowded| {
+            let bytes = bytes.saturating_add(len as u64).min(MAILBOX_BYTES_MAX);
+            (bytes, is_crowded || bytes > most as u64)
+        };
+        let (_, after) = self.change_unread(id, count);
+        after > most as u64
+    }
+
+    /// Counts a freed event out. True: the shard has waited for it, to read on.
+    pub fn take_unread(&self, id: ConnId, len: usize, most: usize) -> bool {
+        let count = |bytes: u64, is_crowded| {
+            let bytes = bytes.saturating_sub(len as u64);
+            (bytes, is_crowded && bytes > most as u64 / 2)
+        };
+        let (was_crowded, after) = self.change_unread(id, count);
+        was_crowded && after <= most as u64 / 2
+    }
+
+    /// Will [`Entry::take_unread`] tell when half of it is freed?
+    pub fn has_too_much_unread(&self) -> bool {
+        self.unread.load(SeqCst) & IS_CROWDED != 0
+    }
+
+    /// Was it crowded, and what is unread after the change? Nothing, if the slot has passed to
+    /// another connection.
+    fn change_unread(&self, id: ConnId, change: impl Fn(u64, bool) -> (u64, bool)) -> (bool, u64) {
+        let generation = u64::from(id.generation().to_u32()) << MAILBOX_BITS;
+        let parts = |word: u64| (word & MAILBOX_BYTES_MAX, word & IS_CROWDED != 0);
+        let update = |word: u64| {
+            let is_same = word & !(IS_CROWDED | MAILBOX_BYTES_MAX) == generation;
+            let (bytes, is_crowded) = parts(word);
+            let (bytes, is_crowded) = change(bytes, is_crowded);
+            let crowded = if is_crowded { IS_CROWDED } else { 0 };
+            is_same.then_some(generation | bytes | crowded)
+        };
+        let Ok(before) = self.unread.fetch_update(SeqCst, SeqCst, update) else { return (false, 0) };
+        let (bytes, was_crowded) = parts(before);
+        (was_crowded, change(bytes, was_crowded).0)
+    }
+
     /// The other end of the socket: perhaps a proxy.
     pub fn peer(&self) -> Endpoint {
         self.peer.get()
@@ -513,6 +561,8 @@ const IS_V4: u64 = 1 << 16;
 const IS_V6: u64 = 1 << 17;
 const LIFE_BITS: u32 = 3;
 const MAILBOX_BITS: u32 = 40;
+/// Above the generation.
+const IS_CROWDED: u64 = 1 << 63;
 const MAILBOX_BYTES_MAX: u64 = (1 << MAILBOX_BITS) - 1;
 /// Grown by so many connections at a time, so that little is set aside for nobody.
 pub const CHUNK_SLOTS: usize = 256;

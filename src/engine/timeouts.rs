@@ -36,14 +36,15 @@ impl Engine {
             }
             Stage::Open => {
                 if let Some(wait) = timeouts.ping_timeout.filter(|_| connection.pinged_at != Time::NEVER) {
-                    if connection.heard_at > connection.pinged_at || connection.flags.paused {
+                    if connection.heard_at > connection.pinged_at || connection.is_held_off() {
                         // Whoever speaks, lives; and whom we don't read can't answer.
                     } else if now >= connection.pinged_at.after(wait) {
                         info!(target: "fullduplex::network", conn = id.to_u64(); "cut: no answer to our ping");
                         return self.abort(id, ClosedBy::Timeout);
                     }
                 }
-                if timeouts.idle.is_some_and(|idle| now >= connection.messaged_at.after(idle)) {
+                let is_idle = timeouts.idle.is_some_and(|idle| now >= connection.messaged_at.after(idle));
+                if is_idle && !connection.flags.crowded {
                     let frame = CloseFrame::new(CloseCode::GOING_AWAY, "idle for too long");
                     return self.close(id, frame, ClosedBy::Timeout);
                 }
@@ -75,8 +76,14 @@ impl Engine {
 
     /// Has the peer taken too little for too long? Else its time begins anew when it is over.
     fn stalls(&mut self, slot: Slot) -> bool {
+        let is_crowded = self.connections[slot as usize].flags.crowded;
         let outbox = self.connections[slot as usize].outbox.as_mut();
         let Some(outbox) = outbox.filter(|outbox| outbox.is_blocked) else { return false };
+        if is_crowded {
+            // It may not get to its reading before we have read what it writes.
+            (outbox.progress_at, outbox.progress_bytes) = (self.now, 0);
+            return false;
+        }
         if self.now < outbox.progress_at.after(self.settings.timeouts.write_stall) {
             return false;
         }
@@ -129,12 +136,12 @@ impl Engine {
             if let Some(wait) = timeouts.ping_timeout {
                 let unanswered = connection.pinged_at != Time::NEVER
                     && connection.heard_at <= connection.pinged_at
-                    && !connection.flags.paused;
+                    && !connection.is_held_off();
                 if unanswered {
                     due = due.min(connection.pinged_at.after(wait));
                 }
             }
-            if let Some(idle) = timeouts.idle {
+            if let Some(idle) = timeouts.idle.filter(|_| !connection.flags.crowded) {
                 due = due.min(connection.messaged_at.after(idle));
             }
         }

@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
-use super::connection::Stage;
+use super::connection::{Release, Stage};
 use super::event::{ClosedBy, EventKind};
 use super::table::Begun;
 use super::writing::{Outgoing, SHARED_BYTES_MIN};
@@ -15,6 +15,7 @@ use super::{Command, Engine, entry_of};
 use crate::buffer::Buffer;
 use crate::config::WhenFull;
 use crate::id::{ConnId, Time};
+use crate::protocol::close::Violation;
 use crate::protocol::deflate::{WINDOW_SIZES, Wish};
 use crate::protocol::{Kind, WireForm};
 
@@ -24,6 +25,20 @@ pub trait Handler {
     fn begin(&mut self) {}
 
     fn handle(&mut self, turn: &mut Turn<'_>, event: &EventView<'_>);
+
+    /// The embedder's word for a connection is not needed any more, but for what was handled
+    /// before.
+    fn discard(&mut self, _: ConnId, word: Box<dyn Release>) {
+        word.release();
+    }
+
+    /// The turn's last event was handled.
+    fn end(&mut self) {}
+
+    /// So much waits for the embedder that nobody else should be let in.
+    fn is_crowded(&self) -> bool {
+        false
+    }
 }
 
 /// One event as it is delivered.
@@ -121,6 +136,23 @@ impl Turn<'_> {
 
     pub fn send_message(&mut self, conn: ConnId, message: &Message, wish: Wish) -> Result<Sent, Misuse> {
         self.engine.send(conn, message.kind, &Outgoing::Message(message), wish, Begun::then_whole)
+    }
+
+    /// The event being handled stays with the embedder until it frees it. With too many bytes of
+    /// them the connection is not read.
+    pub fn count_unread(&mut self, conn: ConnId, len: usize) {
+        let Some(slot) = self.engine.find(conn) else { return };
+        if self.engine.entry(slot).add_unread(conn, len, self.engine.settings.receive.high_water_bytes) {
+            self.engine.connections[slot as usize].flags.crowded = true;
+            self.engine.mark_dirty(slot);
+        }
+    }
+
+    /// There was no memory to keep an event of this connection: it ends.
+    pub fn lack_memory(&mut self, conn: ConnId) {
+        if let Some(slot) = self.engine.find(conn) {
+            self.engine.violated(slot, Violation::OutOfMemory);
+        }
     }
 
     /// Does at once what other threads ask through the mailbox.

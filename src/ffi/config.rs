@@ -22,12 +22,61 @@ pub struct fdx_config {
 /// One route's handlers; released when no config and no server has them any more.
 pub(super) struct RouteHandlers {
     pub handlers: fdx_handlers,
+    pattern: String,
+    number: u32,
 }
 
 // SAFETY: the embedder promised that its functions can be called from any thread.
 unsafe impl Send for RouteHandlers {}
 // SAFETY: as above.
 unsafe impl Sync for RouteHandlers {}
+
+impl fdx_config {
+    /// The routes of a server that calls nobody: their flags say what they want.
+    pub(super) fn polled_routes(&self) -> Result<Routes, Failure> {
+        let mut routes = Routes::polled();
+        for RouteHandlers { handlers, pattern, number } in self.handlers.iter().map(AsRef::as_ref) {
+            if handlers.wants() != Wants::default() {
+                let what = format!(
+                    "the route \"{pattern}\" has callbacks, which dispatch = queue never calls: leave them NULL, \
+                     set flags, and call fdx_poll"
+                );
+                return Err(Failure::new(FDX_E_CONFIG, what));
+            }
+            let has = |flag| handlers.flags & flag != 0;
+            let wants = Wants {
+                upgrade: has(FDX_ROUTE_UPGRADE),
+                open: true,
+                message: true,
+                close: true,
+                drain: true,
+                other: has(FDX_ROUTE_OTHER) || has(FDX_ROUTE_HTTP),
+            };
+            routes
+                .add(pattern, handlers.route(*number, wants))
+                .map_err(|what| Failure::new(FDX_E_CONFIG, what))?;
+        }
+        Ok(routes)
+    }
+}
+
+impl fdx_handlers {
+    fn route(&self, number: u32, wants: Wants) -> Route {
+        let has = |flag| self.flags & flag != 0;
+        Route { number, wants, http: has(FDX_ROUTE_HTTP), streams: has(FDX_ROUTE_STREAM) }
+    }
+
+    fn wants(&self) -> Wants {
+        Wants {
+            upgrade: self.on_upgrade.is_some(),
+            open: self.on_open.is_some(),
+            message: self.on_message.is_some(),
+            close: self.on_close.is_some(),
+            drain: self.on_drain.is_some(),
+            other: self.on_other.is_some(),
+        }
+    }
+}
 
 impl Drop for RouteHandlers {
     fn drop(&mut self) {
@@ -186,12 +235,21 @@ static TABLE: Lazy<Table> = Lazy::new(|| {
 /// and comes as one piece.)
 pub const FDX_ROUTE_STREAM: u32 = 0x1;
 /// Plain HTTP requests of any method under the path come as `FDX_EV_HTTP` to `on_other`. With no
-/// other callback the route takes no WebSockets.
+/// other callback the route takes no WebSockets; a polled one takes both.
 pub const FDX_ROUTE_HTTP: u32 = 0x2;
+/// With "dispatch" = "queue": `FDX_EV_UPGRADE` comes, and waits for a decision. (Callbacks say that by
+/// `on_upgrade`.)
+pub const FDX_ROUTE_UPGRADE: u32 = 0x4;
+/// With "dispatch" = "queue": `FDX_EV_PING` and `FDX_EV_PONG` come. (Callbacks say that by `on_other`.)
+pub const FDX_ROUTE_OTHER: u32 = 0x8;
+const ROUTE_FLAGS: u32 = FDX_ROUTE_STREAM | FDX_ROUTE_HTTP | FDX_ROUTE_UPGRADE | FDX_ROUTE_OTHER;
 
 /// What is called for the connections of a route. A slot left NULL is not delivered and costs
 /// nothing; without `on_upgrade` every handshake is accepted that the options allow. Set
 /// `struct_size` to `sizeof(fdx_handlers)`.
+///
+/// With "dispatch" = "queue" every callback must be NULL, and what comes is said by `flags`: OPEN,
+/// MESSAGE (or FRAGMENT), DRAIN and CLOSE always.
 #[repr(C)]
 pub struct fdx_handlers {
     pub struct_size: u32,
@@ -236,24 +294,15 @@ pub unsafe extern "C" fn fdx_config_route(
             let (config, pattern, handlers) = unsafe {
                 (config.as_mut().ok_or(FDX_E_INVALID_ARG)?, c_text(pattern)?, struct_in(handlers)?)
             };
-            if handlers.flags & !(FDX_ROUTE_STREAM | FDX_ROUTE_HTTP) != 0 {
+            if handlers.flags & !ROUTE_FLAGS != 0 {
                 return Err(Failure::new(FDX_E_INVALID_ARG, "handlers.flags has an unknown bit"));
             }
-            let wants = Wants {
-                upgrade: handlers.on_upgrade.is_some(),
-                open: handlers.on_open.is_some(),
-                message: handlers.on_message.is_some(),
-                close: handlers.on_close.is_some(),
-                drain: handlers.on_drain.is_some(),
-                other: handlers.on_other.is_some(),
-            };
-            let http = handlers.flags & FDX_ROUTE_HTTP != 0;
-            let streams = handlers.flags & FDX_ROUTE_STREAM != 0;
             config
                 .routes
-                .add(pattern, Route { number: route, wants, http, streams })
+                .add(pattern, handlers.route(route, handlers.wants()))
                 .map_err(|what| Failure::new(FDX_E_CONFIG, what))?;
-            config.handlers.push(Arc::new(RouteHandlers { handlers }));
+            let kept = RouteHandlers { handlers, pattern: pattern.to_string(), number: route };
+            config.handlers.push(Arc::new(kept));
             Ok(())
         };
         // SAFETY: promised by the caller.

@@ -124,7 +124,8 @@ pub unsafe extern "C" fn fdx_ping(
 
 /// Keeps a pointer of yours with a connection: later events carry it as `conn_data`. [any] From
 /// FDX_EV_UPGRADE on. `drop`, if not NULL, is called with it exactly once, on a thread of the
-/// library and never inside a call of yours: when it is replaced, or after CLOSE.
+/// library and never inside a call of yours: when it is replaced, or after CLOSE. With "dispatch" =
+/// "queue" it may be called by `fdx_batch_free`, when no event carries the pointer any more.
 ///
 /// `FDX_OK`; `FDX_E_NO_CONN` and `FDX_E_STOPPED`: the pointer stays yours, `drop` is not called.
 ///

@@ -63,9 +63,9 @@ pub const FDX_EV_LISTENER: u32 = 12;
 pub const FDX_EV_FAULT: u32 = 13;
 /// The last event of the server; only THREAD_STOP comes after it.
 pub const FDX_EV_STOPPED: u32 = 14;
-/// The first event on a thread of the library that will call you: a place to attach.
+/// The first event on a thread of the library that will call you: a place to attach. Not polled.
 pub const FDX_EV_THREAD_START: u32 = 15;
-/// Its last.
+/// Its last. Not polled.
 pub const FDX_EV_THREAD_STOP: u32 = 16;
 
 /// The message ends here.
@@ -93,6 +93,7 @@ pub const FDX_CLOSED_BY_SHUTDOWN: u32 = 7;
 /// nothing comes after it, and two events of one connection never run at once. Ignore types you
 /// don't know.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct fdx_event {
     /// The stride of arrays of these.
     pub struct_size: u16,
@@ -104,7 +105,7 @@ pub struct fdx_event {
     pub conn: fdx_conn,
     /// What `fdx_conn_set_data` stored.
     pub conn_data: *mut c_void,
-    /// Not ended by NUL; valid until the callback returns.
+    /// Not ended by NUL; valid until the callback returns or the batch is freed.
     pub data: *const u8,
     pub len: usize,
     /// The number given to `fdx_config_route`.
@@ -149,7 +150,7 @@ impl Handler for Deliverer {
             _ => handlers.on_other,
         };
         let Some(callback) = callback else { return };
-        let event = self.event(view);
+        let event = event_of(&self.owner, view);
         let server = Arc::as_ptr(&self.owner).cast_mut();
         reentry::during_callback(server, turn, || {
             // SAFETY: the embedder gave this function for these arguments, and promised that it
@@ -169,42 +170,41 @@ impl Deliverer {
     pub fn new(owner: Arc<fdx_server>) -> Self {
         Self { owner, since: Instant::now() }
     }
+}
 
-    #[inline]
-    fn event(&self, view: &EventView<'_>) -> fdx_event {
-        let (kind, flags, code, arg) = match view.kind {
-            EventKind::Message(kind) => (FDX_EV_MESSAGE, message_flags(kind, true), 0, 0),
-            EventKind::Fragment { kind, fin } => (FDX_EV_FRAGMENT, message_flags(kind, fin), 0, 0),
-            EventKind::Upgrade => (FDX_EV_UPGRADE, 0, 0, 0),
-            EventKind::Open => (FDX_EV_OPEN, 0, 0, 0),
-            EventKind::Drain => {
-                let queued =
-                    self.owner.server.find(view.conn).map_or(0, |(entry, _)| entry.get().queued_bytes());
-                (FDX_EV_DRAIN, 0, 0, queued)
-            }
-            EventKind::Close { code, by } => (FDX_EV_CLOSE, 0, i32::from(code.0), by as u64),
-            EventKind::Ping => (FDX_EV_PING, 0, 0, 0),
-            EventKind::Pong { rtt_us } => (FDX_EV_PONG, 0, 0, rtt_us),
-            EventKind::Http => (FDX_EV_HTTP, 0, 0, 0),
-            EventKind::Listener => (FDX_EV_LISTENER, 0, 0, 0),
-            EventKind::Fault => (FDX_EV_FAULT, 0, 0, 0),
-            EventKind::Stopped => (FDX_EV_STOPPED, 0, 0, 0),
-            EventKind::ThreadStart => (FDX_EV_THREAD_START, 0, 0, 0),
-            EventKind::ThreadStop => (FDX_EV_THREAD_STOP, 0, 0, 0),
-        };
-        fdx_event {
-            struct_size: size_of::<fdx_event>() as u16,
-            r#type: kind as u16,
-            flags,
-            conn: view.conn.to_u64(),
-            conn_data: std::ptr::with_exposed_provenance_mut(view.word),
-            data: view.payload.as_ptr(),
-            len: view.payload.len(),
-            route: view.route_number,
-            code,
-            arg,
-            time_us: view.time.0,
+#[inline]
+pub(super) fn event_of(owner: &fdx_server, view: &EventView<'_>) -> fdx_event {
+    let (kind, flags, code, arg) = match view.kind {
+        EventKind::Message(kind) => (FDX_EV_MESSAGE, message_flags(kind, true), 0, 0),
+        EventKind::Fragment { kind, fin } => (FDX_EV_FRAGMENT, message_flags(kind, fin), 0, 0),
+        EventKind::Upgrade => (FDX_EV_UPGRADE, 0, 0, 0),
+        EventKind::Open => (FDX_EV_OPEN, 0, 0, 0),
+        EventKind::Drain => {
+            let queued = owner.server.find(view.conn).map_or(0, |(entry, _)| entry.get().queued_bytes());
+            (FDX_EV_DRAIN, 0, 0, queued)
         }
+        EventKind::Close { code, by } => (FDX_EV_CLOSE, 0, i32::from(code.0), by as u64),
+        EventKind::Ping => (FDX_EV_PING, 0, 0, 0),
+        EventKind::Pong { rtt_us } => (FDX_EV_PONG, 0, 0, rtt_us),
+        EventKind::Http => (FDX_EV_HTTP, 0, 0, 0),
+        EventKind::Listener => (FDX_EV_LISTENER, 0, 0, 0),
+        EventKind::Fault => (FDX_EV_FAULT, 0, 0, 0),
+        EventKind::Stopped => (FDX_EV_STOPPED, 0, 0, 0),
+        EventKind::ThreadStart => (FDX_EV_THREAD_START, 0, 0, 0),
+        EventKind::ThreadStop => (FDX_EV_THREAD_STOP, 0, 0, 0),
+    };
+    fdx_event {
+        struct_size: size_of::<fdx_event>() as u16,
+        r#type: kind as u16,
+        flags,
+        conn: view.conn.to_u64(),
+        conn_data: std::ptr::with_exposed_provenance_mut(view.word),
+        data: view.payload.as_ptr(),
+        len: view.payload.len(),
+        route: view.route_number,
+        code,
+        arg,
+        time_us: view.time.0,
     }
 }
 

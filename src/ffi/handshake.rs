@@ -116,7 +116,7 @@ fn answer(
 }
 
 /// A part of a connection's request, from FDX_EV_UPGRADE (or FDX_EV_HTTP) until the callback of
-/// FDX_EV_OPEN has returned. [any] `name` is ":method", ":path", ":query", ":version", "?key" of
+/// FDX_EV_OPEN has returned, or the batches with these events are freed. [any] `name` is ":method", ":path", ":query", ":version", "?key" of
 /// the query (decoded), ";name" of a cookie, "/param" of the route's pattern (decoded; "/" and
 /// "*" for what a star took), with TLS ":tls_version" ("1.2" or "1.3") and ":tls_subject" (of the
 /// client's certificate, if it has shown one, like "CN=ann, O=Example"), or a header's name in any case (several lines are joined with a
@@ -139,7 +139,7 @@ pub unsafe extern "C" fn fdx_request_get(
     guard(|| {
         // SAFETY: promised by the caller.
         let (handle, name) = unsafe { (handle(server)?, c_text(name)?) };
-        let pending = handle.server.request(ConnId::from_u64(conn)).map_err(misused)?;
+        let pending = handle.request(ConnId::from_u64(conn))?;
         let value = pending.get(name).ok_or(FDX_E_NOT_FOUND)?;
         // SAFETY: promised by the caller.
         unsafe { string_out(&value, buf, cap, needed) }
@@ -162,7 +162,7 @@ pub unsafe extern "C" fn fdx_request_headers(
     guard(|| {
         // SAFETY: promised by the caller.
         let handle = unsafe { handle(server) }?;
-        let pending = handle.server.request(ConnId::from_u64(conn)).map_err(misused)?;
+        let pending = handle.request(ConnId::from_u64(conn))?;
         // SAFETY: promised by the caller.
         unsafe { string_out(&pending.request.header_lines(), buf, cap, needed) }
     })

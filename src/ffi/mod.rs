@@ -14,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod handshake;
 pub mod log;
+pub mod queue;
 mod reentry;
 pub mod send;
 pub mod server;

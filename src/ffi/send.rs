@@ -7,11 +7,12 @@ use super::event::{FDX_BINARY, FDX_F_COMPRESS, FDX_F_MORE, FDX_F_NO_COMPRESS, FD
 use super::reentry::with_turn;
 use super::server::fdx_server;
 use super::status::*;
-use super::{bytes, guard, guard_or, handle, misused};
+use super::{NTS, bytes, guard, guard_or, handle, misused};
 use crate::engine::turn::{Message, Sent};
 use crate::id::ConnId;
 use crate::protocol::Kind;
 use crate::protocol::deflate::Wish;
+use crate::server::calls::Submission;
 
 /// Sends one message, or a fragment of one. [any] The bytes are copied before this returns, and
 /// it never blocks. Order per calling thread and connection is kept. `kind` is `FDX_TEXT` or
@@ -150,10 +151,108 @@ pub unsafe extern "C" fn fdx_send_msg(
                 // SAFETY: promised by the caller: room for `count`.
                 unsafe { results.add(index).write(status) };
             }
-            worst = if worst < 0 || status < 0 { worst.min(status) } else { worst.max(status) };
+            worst = worse(worst, status);
         }
         Ok(worst)
     })
+}
+
+/// Sends many messages in one call, with one copy and one wake for all: what a loop that polls has
+/// gathered. [any] `records` holds `len` bytes of records one after the other, each at a multiple of
+/// 8 from the beginning:
+///
+/// `{ uint64_t conn; uint32_t kind | flags << 8; uint32_t len; uint8_t payload[len]; padding }`
+///
+/// in the byte order of the machine; the last needs no padding. Each counts as an `fdx_send`, in their
+/// order. The first `results_cap` of them write their status to `results`, which may be NULL.
+///
+/// Returns the worst of them, as `fdx_send_msg` does; `FDX_E_INVALID_ARG` for bytes that are no
+/// records: then nothing was sent and no result was written.
+///
+/// # Safety
+/// `server` is live; `records` points to `len` readable bytes, or is null with `len` 0; `results` is
+/// null or has room for `results_cap`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdx_submit(
+    server: *mut fdx_server,
+    records: *const c_void,
+    len: usize,
+    results: *mut fdx_status,
+    results_cap: usize,
+) -> fdx_status {
+    guard(|| {
+        if len == NTS {
+            return Err(FDX_E_INVALID_ARG);
+        }
+        // SAFETY: promised by the caller.
+        let (handle, bytes) = unsafe { (handle(server)?, bytes(records, len)?) };
+        if !Records(bytes).all(|record| record.is_some()) {
+            return Err(FDX_E_INVALID_ARG);
+        }
+        let results_cap = if results.is_null() { 0 } else { results_cap };
+        let mut submission = handle.server.submission();
+        let mut worst = FDX_OK;
+        for (index, record) in Records(bytes).flatten().enumerate() {
+            let status = submit(handle, &mut submission, &record).unwrap_or_else(|status| status);
+            if index < results_cap {
+                // SAFETY: promised by the caller: room for `results_cap`.
+                unsafe { results.add(index).write(status) };
+            }
+            worst = worse(worst, status);
+        }
+        submission.leave();
+        Ok(worst)
+    })
+}
+
+fn submit(
+    handle: &fdx_server,
+    submission: &mut Submission<'_>,
+    record: &Record<'_>,
+) -> Result<fdx_status, fdx_status> {
+    let (kind, flags) = (kind_of(record.kind_and_flags & 0xFF)?, record.kind_and_flags >> 8);
+    let (wish, last) = (wish_of(flags & !FDX_F_MORE)?, flags & FDX_F_MORE == 0);
+    let conn = ConnId::from_u64(record.conn);
+    let sent = with_turn(handle, conn, |turn| match turn {
+        Some(turn) => turn.send_as(conn, kind, record.payload, last, wish),
+        None => submission.send(conn, kind, record.payload, last, wish),
+    });
+    sent.map(sent_status).map_err(misused)
+}
+
+/// The records in some bytes; `None` where there is none, and nothing after it.
+struct Records<'a>(&'a [u8]);
+
+struct Record<'a> {
+    conn: u64,
+    kind_and_flags: u32,
+    payload: &'a [u8],
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Option<Record<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let bytes = std::mem::take(&mut self.0);
+        if bytes.is_empty() {
+            return None;
+        }
+        Some(bytes.split_first_chunk::<RECORD_HEAD_BYTES>().and_then(|(head, rest)| {
+            let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+            let payload = rest.get(..word(12) as usize)?;
+            let end = payload.len().next_multiple_of(8).min(rest.len());
+            self.0 = &rest[end..];
+            let (conn, _) = head.split_first_chunk::<8>()?;
+            Some(Record { conn: u64::from_ne_bytes(*conn), kind_and_flags: word(8), payload })
+        }))
+    }
+}
+
+const RECORD_HEAD_BYTES: usize = 16;
+
+/// Of two statuses: an error is worse than a remark, and a remark than none.
+fn worse(a: fdx_status, b: fdx_status) -> fdx_status {
+    if a < 0 || b < 0 { a.min(b) } else { a.max(b) }
 }
 
 fn kind_of(kind: u32) -> Result<Kind, fdx_status> {

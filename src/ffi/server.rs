@@ -9,13 +9,17 @@ use once_cell::sync::OnceCell;
 
 use super::config::{RouteHandlers, fdx_config};
 use super::error::{Failure, fdx_error};
-use super::event::Deliverer;
+use super::event::{Deliverer, fdx_event};
+use super::queue::Enqueuer;
 use super::status::*;
 use super::{bytes, c_text, done, guard, guard_or, handle, misused, text};
-use crate::config::LiveError;
+use crate::config::{Dispatch, LiveError};
 use crate::driver::Driver;
 use crate::driver::listen::{Inherit, ListenSocket};
+use crate::engine::table::PendingRequest;
+use crate::id::ConnId;
 use crate::protocol::close::{CloseCode, CloseFrame, REASON_BYTES_MAX};
+use crate::server::delivery::Queue;
 use crate::server::shard::Shard;
 use crate::server::{Server, StartError, Waited};
 use crate::tls::CertificateError;
@@ -24,6 +28,8 @@ use crate::tls::CertificateError;
 pub struct fdx_server {
     pub(super) server: Arc<Server>,
     pub(super) routes: Vec<Arc<RouteHandlers>>,
+    /// With "dispatch" = "queue".
+    pub(super) queues: Vec<Queue<fdx_event>>,
     /// References of the embedder's. The shards keep the memory alive by another count.
     references: AtomicUsize,
     /// How often the process had forked when this was made.
@@ -34,12 +40,26 @@ impl fdx_server {
     pub(super) fn is_forked(&self) -> bool {
         self.forks != FORKS.load(SeqCst)
     }
+
+    /// Where a connection's events go, all its life.
+    pub(super) fn queue_of(&self, conn: ConnId) -> usize {
+        conn.slot() as usize % self.queues.len()
+    }
+
+    /// The request of a connection, or of an event that was polled and not freed.
+    pub(super) fn request(&self, conn: ConnId) -> Result<PendingRequest, fdx_status> {
+        self.server.request(conn).or_else(|misuse| {
+            let kept = (!self.queues.is_empty()).then(|| self.queues[self.queue_of(conn)].request(conn));
+            kept.flatten().ok_or_else(|| misused(misuse))
+        })
+    }
 }
 
 /// Makes a server of a config, which is copied. [any] Nothing runs yet. On success `*out` is a
 /// handle with one reference: give it back with `fdx_server_unref`.
 ///
-/// `FDX_OK`; `FDX_E_INVALID_ARG`; `FDX_E_CONFIG` when there is no route.
+/// `FDX_OK`; `FDX_E_INVALID_ARG`; `FDX_E_CONFIG` when there is no route, or one with callbacks although
+/// "dispatch" is "queue".
 ///
 /// # Safety
 /// `config` is live; `out` is writable; `error` is null or has its `struct_size`.
@@ -61,9 +81,13 @@ pub unsafe extern "C" fn fdx_server_new(
             if config.routes.is_empty() {
                 return Err(Failure::new(FDX_E_CONFIG, "no route: add one with fdx_config_route"));
             }
+            let is_polled = config.config.settings().dispatch == Dispatch::Queue;
+            let routes = if is_polled { config.polled_routes()? } else { config.routes.clone() };
             silence_panics();
+            let server = Server::new(&config.config, routes);
             let server = fdx_server {
-                server: Arc::new(Server::new(&config.config, config.routes.clone())),
+                queues: (0..if is_polled { server.queues() } else { 0 }).map(|_| Queue::default()).collect(),
+                server: Arc::new(server),
                 routes: config.handlers.clone(),
                 references: AtomicUsize::new(1),
                 forks: count_forks(),
@@ -129,7 +153,12 @@ pub unsafe extern "C" fn fdx_server_start(server: *mut fdx_server, error: *mut f
             // SAFETY: promised by the caller.
             let owner = unsafe { owner(server) };
             let _signals = SignalsBlocked::new();
-            Ok(handle.server.start(|| Deliverer::new(owner.clone()), INHERIT)?)
+            let is_polled = !handle.queues.is_empty();
+            let started = match is_polled {
+                true => handle.server.start(|| Enqueuer::new(owner.clone()), INHERIT),
+                false => handle.server.start(|| Deliverer::new(owner.clone()), INHERIT),
+            };
+            Ok(started?)
         };
         // SAFETY: promised by the caller.
         start().map(|()| FDX_OK).map_err(|failure| unsafe { failure.tell(error) })
@@ -150,11 +179,24 @@ pub unsafe fn start_on<D: Driver>(
     owner.server.start_on(drivers, || Deliverer::new(owner.clone()))
 }
 
+/// The same for a server whose events are polled.
+///
+/// # Safety
+/// `server` is live.
+pub unsafe fn start_polled_on<D: Driver>(
+    server: *mut fdx_server,
+    drivers: Vec<D>,
+) -> Result<Vec<Shard<D, Enqueuer>>, StartError> {
+    // SAFETY: promised by the caller.
+    let owner = unsafe { owner(server) };
+    owner.server.start_on(drivers, || Enqueuer::new(owner.clone()))
+}
+
 /// A count of its own on a server.
 ///
 /// # Safety
 /// `server` is live.
-unsafe fn owner(server: *mut fdx_server) -> Arc<fdx_server> {
+pub(super) unsafe fn owner(server: *mut fdx_server) -> Arc<fdx_server> {
     // SAFETY: `fdx_server_new` made it by `into_raw`; the count goes up for the Arc here.
     unsafe {
         Arc::increment_strong_count(server.cast_const());
@@ -393,7 +435,12 @@ fn descriptor(_: &ListenSocket) -> Result<isize, fdx_status> {
 
 /// Takes a duplicate of a descriptor that the embedder names by its number.
 #[cfg(unix)]
-const INHERIT: Inherit = |number| {
+const INHERIT: Inherit = duplicate;
+#[cfg(not(unix))]
+const INHERIT: Inherit = ();
+
+#[cfg(unix)]
+pub(super) fn duplicate(number: i32) -> std::io::Result<std::os::fd::OwnedFd> {
     use std::os::fd::{FromRawFd, OwnedFd};
     // SAFETY: it only makes a new descriptor, whatever the number is.
     let duplicate = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
@@ -402,9 +449,7 @@ const INHERIT: Inherit = |number| {
     }
     // SAFETY: it was made above and is nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
-};
-#[cfg(not(unix))]
-const INHERIT: Inherit = ();
+}
 
 /// The port of the configured listener `index`, in the order they were set: where port 0 was
 /// asked for, the one it got; 0 for a Unix socket. [any] Each socket that systemd passed counts.

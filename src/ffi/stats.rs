@@ -38,6 +38,7 @@ pub struct fdx_stats {
     pub rate_limited: u64,
     /// Not yet taken by the kernel, of all connections.
     pub queued_bytes: u64,
+    /// Events that wait to be polled.
     pub event_queue_len: u64,
     /// Set aside for the windows of connections with `deflate = dedicated`; see `deflate.budget`.
     pub deflate_bytes: u64,
@@ -83,7 +84,7 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
             slow_closed: sum(|counters| &counters.slow_closed),
             rate_limited: sum(|counters| &counters.rate_limited),
             queued_bytes,
-            event_queue_len: 0,
+            event_queue_len: handle.queues.iter().map(|queue| queue.queued() as u64).sum(),
             deflate_bytes: handle.server.deflate_bytes(),
             topics: 0,
             subscriptions: 0,

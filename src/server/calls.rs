@@ -8,12 +8,12 @@ use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
 use super::{Answer, Done, Server};
 use crate::buffer::{Buffer, copied};
-use crate::config::WhenFull;
-use crate::engine::Command;
+use crate::config::{Settings, WhenFull};
 use crate::engine::connection::UserData;
 use crate::engine::event::ClosedBy;
 use crate::engine::table::{Begun, Entry, EntryRef, Life, PendingRequest, charge};
 use crate::engine::turn::{Message, Misuse, Sent, Turn};
+use crate::engine::{Command, Submitted};
 use crate::id::ConnId;
 use crate::protocol::close::CloseFrame;
 use crate::protocol::deflate::Wish;
@@ -30,26 +30,39 @@ impl Server {
         last: bool,
         wish: Wish,
     ) -> Result<Sent, Misuse> {
-        self.send_from_afar(conn, kind, data.len(), |begun| {
+        let make = |begun: Begun| {
             let begun = begun.then(kind, data, last)?;
             let payload = copied(data).map_err(|_| Misuse::NoMemory)?;
             Ok((begun, Command::Send { conn, kind, payload, last, wish }))
-        })
+        };
+        let leave = |command| self.post(None, conn, command);
+        self.send_from_afar(&self.settings(), conn, kind, data.len(), make, leave)
     }
 
     pub fn send_message(&self, conn: ConnId, message: &Arc<Message>, wish: Wish) -> Result<Sent, Misuse> {
-        self.send_from_afar(conn, message.kind, message.payload.len(), |begun| {
+        let make = |begun: Begun| {
             Ok((begun.then_whole()?, Command::SendMessage { conn, message: message.clone(), wish }))
-        })
+        };
+        let leave = |command| self.post(None, conn, command);
+        self.send_from_afar(&self.settings(), conn, message.kind, message.payload.len(), make, leave)
     }
 
-    /// Answers from the table, and leaves the message in the mailbox.
-    fn send_from_afar(
+    /// Begins to send much at once.
+    pub fn submission(&self) -> Submission<'_> {
+        let shards = self.tables.iter().map(|_| Submitted::default()).collect();
+        Submission { server: self, settings: self.settings(), shards }
+    }
+
+    /// Answers from the table. What `make` makes of the message, if it can be said now, `leave`
+    /// leaves for the shard.
+    fn send_from_afar<T>(
         &self,
+        settings: &Settings,
         conn: ConnId,
         kind: Kind,
         len: usize,
-        command: impl FnOnce(Begun) -> Result<(Begun, Command), Misuse>,
+        make: impl FnOnce(Begun) -> Result<(Begun, T), Misuse>,
+        leave: impl FnOnce(T) -> Result<(), Misuse>,
     ) -> Result<Sent, Misuse> {
         let (entry, life) = self.find(conn)?;
         let entry = entry.get();
@@ -57,13 +70,12 @@ impl Server {
         if kind == Kind::Binary && entry.dialect().wire_form() == WireForm::Hixie {
             return Err(Misuse::Unsupported);
         }
-        let settings = self.settings();
         let limits = &settings.send;
         if len > limits.limit_bytes {
             return Err(Misuse::TooBig);
         }
         let before = entry.begun();
-        let (begun, command) = command(before)?;
+        let (begun, made) = make(before)?;
         // Added before it is compared, so that many threads together can't pass the limit.
         let waiting = entry.add_to_mailbox(conn, charge(len)).ok_or(Misuse::NoConnection)?;
         // The last head may stand over the limit, as with sends from callbacks.
@@ -87,7 +99,7 @@ impl Server {
         } else {
             Sent::Queued
         };
-        self.post(None, conn, command)?;
+        leave(made)?;
         entry.go_on(conn, before, begun);
         Ok(sent)
     }
@@ -248,7 +260,12 @@ impl Server {
         self.tables.get(conn.shard()).and_then(|table| table.find(conn)).ok_or(Misuse::NoConnection)
     }
 
-    fn post(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, command: Command) -> Result<(), Misuse> {
+    pub(super) fn post(
+        &self,
+        turn: Option<&mut Turn<'_>>,
+        conn: ConnId,
+        command: Command,
+    ) -> Result<(), Misuse> {
         match turn {
             Some(turn) => {
                 turn.obey(command);
@@ -262,6 +279,42 @@ impl Server {
         match self.mailboxes.get().and_then(|mailboxes| mailboxes.get(conn.shard())) {
             Some(mailbox) => mailbox.post(command),
             None => Err(command),
+        }
+    }
+}
+
+/// Many messages on their way: answered one by one, and left in the mailboxes together.
+pub struct Submission<'s> {
+    server: &'s Server,
+    settings: Arc<Settings>,
+    /// For each shard.
+    shards: Vec<Submitted>,
+}
+
+impl Submission<'_> {
+    /// As [`Server::send`]; it waits for [`Submission::leave`].
+    pub fn send(
+        &mut self,
+        conn: ConnId,
+        kind: Kind,
+        data: &[u8],
+        last: bool,
+        wish: Wish,
+    ) -> Result<Sent, Misuse> {
+        let submitted = self.shards.get_mut(conn.shard()).ok_or(Misuse::NoConnection)?;
+        let make = |begun: Begun| Ok((begun.then(kind, data, last)?, ()));
+        // The last step before it counts as sent, so that what fails for want of memory is not.
+        let leave = |()| submitted.push(conn, kind, data, last, wish).map_err(|_| Misuse::NoMemory);
+        self.server.send_from_afar(&self.settings, conn, kind, data.len(), make, leave)
+    }
+
+    /// Whose shard is gone is gone itself, and loses what was queued for it.
+    pub fn leave(self) {
+        let mailboxes = self.server.mailboxes.get().into_iter().flatten();
+        for (mailbox, submitted) in mailboxes.zip(self.shards) {
+            if !submitted.is_empty() {
+                let _ = mailbox.post(Command::SendMany(submitted));
+            }
         }
     }
 }

@@ -22,6 +22,9 @@ pub trait Letterbox: Send + Sync {
 
     /// Changes where the shard listens. If it is gone the socket closes.
     fn change_listening(&self, change: Listening);
+
+    /// Gives the shard a turn.
+    fn wake(&self);
 }
 
 /// What lies in a mailbox.
@@ -116,6 +119,10 @@ impl<S: Send> Letterbox for Mailbox<S> {
             drop(mail);
             self.ring();
         }
+    }
+
+    fn wake(&self) {
+        self.waker.wake();
     }
 }
 

@@ -3,7 +3,8 @@
 //! A call looks into the shards' tables, is answered from there, and leaves a command in the
 //! shard's mailbox; from inside a callback on the same shard it goes to the turn directly.
 
-mod calls;
+pub mod calls;
+pub mod delivery;
 pub mod files;
 pub mod mailbox;
 pub mod pages;
@@ -18,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, ListenAddress, LiveError, Settings, StaticFiles, TEXT_BYTES_MAX};
+use crate::config::{Config, Dispatch, ListenAddress, LiveError, Settings, StaticFiles, TEXT_BYTES_MAX};
 use crate::driver::Driver;
 use crate::driver::listen::{self, Bound, Inherit, ListenSocket};
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
@@ -27,6 +28,7 @@ use crate::engine::routes::Routes;
 use crate::engine::table::Table;
 use crate::engine::turn::{Handler, Misuse};
 use crate::engine::{Command, Engine, Parts};
+use crate::id::ConnId;
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::tls::{Acceptor, CertificateError, Certificates};
 use files::Files;
@@ -396,7 +398,7 @@ impl Server {
 
     /// Waits until the server has stopped and its threads are gone.
     pub fn wait(&self, timeout: Option<Duration>) -> Waited {
-        if OWN_SERVER.get() == std::ptr::from_ref(self) as usize {
+        if self.is_own_thread() {
             return Waited::Deadlock;
         }
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -453,6 +455,48 @@ impl Server {
     /// The port of a configured listener, in the order they were set.
     pub fn port(&self, index: usize) -> Option<u16> {
         self.ports.get()?.get(index).copied()
+    }
+
+    /// Must the embedder poll its events?
+    pub fn dispatch(&self) -> Dispatch {
+        self.settings().dispatch
+    }
+
+    pub fn queues(&self) -> usize {
+        usize::from(self.settings().queues)
+    }
+
+    /// Events were freed, each with its connection and what it counted.
+    pub fn freed(&self, events: impl Iterator<Item = (ConnId, usize)>) {
+        let most = self.settings().receive.high_water_bytes;
+        let free = |conn: ConnId, len: usize| {
+            let Ok((entry, _)) = self.find(conn) else { return };
+            if entry.get().take_unread(conn, len, most) {
+                let _ = self.post(None, conn, Command::ReadOn { conn });
+            }
+        };
+        // Those of one connection often follow each other.
+        let (mut conn, mut bytes) = (ConnId::NONE, 0);
+        for (next, len) in events {
+            if next != conn {
+                free(conn, std::mem::take(&mut bytes));
+                conn = next;
+            }
+            bytes += len;
+        }
+        free(conn, bytes);
+    }
+
+    /// Is this a thread of the server's own?
+    pub fn is_own_thread(&self) -> bool {
+        OWN_SERVER.get() == std::ptr::from_ref(self) as usize
+    }
+
+    /// The shard that accepts may let others in again.
+    pub fn let_in_again(&self) {
+        if let Some(mailbox) = self.mailboxes.get().and_then(|mailboxes| mailboxes.first()) {
+            mailbox.wake();
+        }
     }
 
     pub fn tables(&self) -> &[Arc<Table>] {

@@ -23,6 +23,7 @@ pub struct Shard<D: Driver, H: Handler> {
     batch: Batch<D::Socket>,
     mail: Mail<D::Socket>,
     listens: bool,
+    accepts: bool,
 }
 
 impl<D: Driver, H: Handler> Shard<D, H> {
@@ -43,6 +44,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             batch: Batch::new(arena_bytes),
             mail: Mail::default(),
             listens: true,
+            accepts: true,
         }
     }
 
@@ -86,6 +88,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.guarded(|shard| shard.engine.handle_timeouts());
         self.guarded(|shard| shard.engine.deliver(&shard.batch.arena, &mut shard.handler));
         self.guarded(|shard| shard.engine.flush(&mut shard.driver, &shard.batch.arena));
+        if self.accepts == self.handler.is_crowded() {
+            self.accepts = !self.accepts;
+            self.driver.set_accepting(self.accepts);
+        }
         if self.listens && self.engine.is_stopping() {
             self.listens = false;
             self.driver.stop_listening();
@@ -140,6 +146,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn take_mail(&mut self) {
         // After a panic the rest is still there.
+        self.engine.obey_submitted();
         if self.mail.commands.is_empty() && self.mail.sockets.is_empty() && self.mail.listening.is_empty() {
             self.mailbox.take(&mut self.mail);
             self.mail.commands.reverse();

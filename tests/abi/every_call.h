@@ -199,6 +199,52 @@ static inline fdx_status metrics_text(fdx_server *server)
     return fdx_metrics_text(server, text, sizeof text, &needed);
 }
 
+/* The servers that this table is tried on call back: they have no queue, and say so. queue.c has those that have. */
+static inline fdx_status of_no_queue(fdx_status status)
+{
+    return status == FDX_E_STATE ? FDX_OK : status;
+}
+
+static inline fdx_status poll_a_queue(fdx_server *server)
+{
+    fdx_batch_view view;
+
+    memset(&view, 0, sizeof view);
+    view.struct_size = sizeof view;
+    return of_no_queue(fdx_poll(server, 0, 0, -1, &view));
+}
+
+static inline fdx_status queue_fd_of(fdx_server *server)
+{
+    ptrdiff_t fd = -1;
+
+    return of_no_queue(fdx_queue_fd(server, 0, &fd));
+}
+
+/* What fdx_submit takes: a message of five bytes. */
+typedef struct record { uint64_t conn; uint32_t kind_and_flags, len; char payload[8]; } record;
+
+static inline record new_record(fdx_conn conn)
+{
+    record one;
+
+    memset(&one, 0, sizeof one);
+    one.conn = conn;
+    one.kind_and_flags = FDX_BINARY;
+    one.len = 5;
+    memcpy(one.payload, "hello", 5);
+    return one;
+}
+
+static inline fdx_status submit_one(fdx_server *server, fdx_conn conn)
+{
+    record one = new_record(conn);
+    fdx_status result = FDX_E_PANIC, worst = fdx_submit(server, &one, sizeof one, &result, 1);
+
+    CHECK(worst == result || worst == FDX_E_FORKED);
+    return worst;
+}
+
 static counter data_dropped;
 
 MAKES(fdx_version, ok_if(fdx_version() == FDX_VERSION))
@@ -218,6 +264,7 @@ MAKES(fdx_server_new, with_a_config(server_new))
 MAKES(fdx_msg_new, with_a_message(msg_ref, server, conn))
 MAKES(fdx_msg_ref, with_a_message(msg_ref, server, conn))
 MAKES(fdx_msg_unref, with_a_message(msg_ref, server, conn))
+MAKES(fdx_batch_free, (fdx_batch_free(NULL), FDX_OK))
 MAKES(fdx_set_log, set_the_log())
 
 MAKES(fdx_server_ref, (fdx_server_unref(fdx_server_ref(server)), FDX_OK))
@@ -230,6 +277,10 @@ MAKES(fdx_set_certificate, fdx_set_certificate(server, "a.example", CERTIFICATE,
 MAKES(fdx_unlisten, fdx_unlisten(server, UINT32_MAX))
 MAKES(fdx_listener_fd, listener_fd(server))
 MAKES(fdx_listener_port, listener_port(server))
+MAKES(fdx_poll, poll_a_queue(server))
+MAKES(fdx_wake, of_no_queue(fdx_wake(server, 0)))
+MAKES(fdx_queue_fd, queue_fd_of(server))
+MAKES(fdx_queue_notify_fd, of_no_queue(fdx_queue_notify_fd(server, 0, -1, NULL, 0)))
 MAKES(fdx_conns, list_conns(server))
 MAKES(fdx_get_stats, get_stats(server))
 MAKES(fdx_metrics_text, metrics_text(server))
@@ -239,6 +290,7 @@ MAKES(fdx_request_get, request_get(server, conn))
 MAKES(fdx_request_headers, request_headers(server, conn))
 MAKES(fdx_send, fdx_send(server, conn, FDX_BINARY, "hello", 5, 0))
 MAKES(fdx_send_msg, with_a_message(send_msg, server, conn))
+MAKES(fdx_submit, submit_one(server, conn))
 MAKES(fdx_pause, fdx_pause(server, conn))
 MAKES(fdx_resume, fdx_resume(server, conn))
 MAKES(fdx_ping, fdx_ping(server, conn, "?", 1))
@@ -272,6 +324,7 @@ static const call every_call[] = {
     EVERY_CALL(fdx_msg_new, 0),
     EVERY_CALL(fdx_msg_ref, 0),
     EVERY_CALL(fdx_msg_unref, 0),
+    EVERY_CALL(fdx_batch_free, 0),
     EVERY_CALL(fdx_set_log, 0),
 
     EVERY_CALL(fdx_server_ref, TAKES_SERVER),
@@ -284,6 +337,10 @@ static const call every_call[] = {
     EVERY_CALL(fdx_unlisten, TAKES_SERVER),
     EVERY_CALL(fdx_listener_fd, TAKES_SERVER),
     EVERY_CALL(fdx_listener_port, TAKES_SERVER),
+    EVERY_CALL(fdx_poll, TAKES_SERVER),
+    EVERY_CALL(fdx_wake, TAKES_SERVER),
+    EVERY_CALL(fdx_queue_fd, TAKES_SERVER),
+    EVERY_CALL(fdx_queue_notify_fd, TAKES_SERVER),
     EVERY_CALL(fdx_conns, TAKES_SERVER),
     EVERY_CALL(fdx_get_stats, TAKES_SERVER),
     EVERY_CALL(fdx_metrics_text, TAKES_SERVER),
@@ -294,6 +351,7 @@ static const call every_call[] = {
     ON_CONN(fdx_request_headers, 0, FDX_OK, FDX_OK, FDX_E_STATE, FDX_OK, FDX_E_STATE),
     ON_CONN(fdx_send, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
     ON_CONN(fdx_send_msg, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
+    ON_CONN(fdx_submit, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
     ON_CONN(fdx_pause, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
     ON_CONN(fdx_resume, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
     ON_CONN(fdx_ping, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),

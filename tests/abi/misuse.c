@@ -54,15 +54,17 @@ static void call_nobody(void *user_data, int32_t level, fdx_conn conn, const cha
 
 static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_nothing(void)
 {
-    fdx_config *config = new_config(NULL), *unused = fdx_config_new();
+    fdx_config *config = new_config(NULL), *unused = fdx_config_new(), *of_polled = new_config("dispatch = queue\n");
     fdx_handlers handlers;
-    fdx_server *server = NULL, *unstarted;
+    fdx_server *server = NULL, *unstarted, *polled = new_server(of_polled);
     fdx_msg *message = fdx_msg_new(FDX_TEXT, "hello", 5);
     fdx_error error = new_error();
     fdx_conn_info info = new_conn_info();
     fdx_stats stats = new_stats();
     fdx_conn conns[8];
+    fdx_batch_view view;
     fdx_status result;
+    record one;
     counter drops = { 0 };
     char buf[4096];
     size_t needed;
@@ -72,7 +74,10 @@ static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_no
 
     memset(&handlers, 0, sizeof handlers);
     handlers.struct_size = sizeof handlers;
+    memset(&view, 0, sizeof view);
+    view.struct_size = sizeof view;
     set_up();
+    one = new_record(opened);
 
     NULL_FOR(fdx_has, feature, 0, fdx_has(NULL));
     NULL_FOR(fdx_config_free, config, FDX_OK, VOID(fdx_config_free(NULL)));
@@ -163,6 +168,20 @@ static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_no
     NULL_FOR(fdx_send_msg, msg, FDX_E_INVALID_ARG, fdx_send_msg(h->server, &opened, 1, NULL, 0, &result));
     NULL_FOR(fdx_send_msg, results, FDX_OK, fdx_send_msg(h->server, &opened, 1, message, 0, NULL));
     CLIENT_EXPECT_TEXT(&open_client, "hello");
+    NULL_FOR(fdx_submit, server, FDX_E_INVALID_ARG, fdx_submit(NULL, &one, sizeof one, &result, 1));
+    NULL_FOR(fdx_submit, records, FDX_E_INVALID_ARG, fdx_submit(h->server, NULL, sizeof one, &result, 1));
+    NULL_FOR(fdx_submit, records, FDX_OK, fdx_submit(h->server, NULL, 0, &result, 1));
+    NULL_FOR(fdx_submit, results, FDX_OK, fdx_submit(h->server, &one, sizeof one, NULL, 1));
+    CLIENT_EXPECT(&open_client, OP_BINARY, "hello", 5);
+    NULL_FOR(fdx_poll, server, FDX_E_INVALID_ARG, fdx_poll(NULL, 0, 0, 0, &view));
+    NULL_FOR(fdx_poll, view, FDX_E_INVALID_ARG, fdx_poll(polled, 0, 0, 0, NULL));
+    NULL_FOR(fdx_batch_free, batch, FDX_OK, VOID(fdx_batch_free(NULL)));
+    NULL_FOR(fdx_wake, server, FDX_E_INVALID_ARG, fdx_wake(NULL, 0));
+    NULL_FOR(fdx_queue_fd, server, FDX_E_INVALID_ARG, fdx_queue_fd(NULL, 0, &fd));
+    NULL_FOR(fdx_queue_fd, out_fd, FDX_E_INVALID_ARG, fdx_queue_fd(polled, 0, NULL));
+    NULL_FOR(fdx_queue_notify_fd, server, FDX_E_INVALID_ARG, fdx_queue_notify_fd(NULL, 0, -1, NULL, 0));
+    NULL_FOR(fdx_queue_notify_fd, payload, FDX_E_INVALID_ARG, fdx_queue_notify_fd(polled, 0, -1, NULL, 3));
+    NULL_FOR(fdx_queue_notify_fd, payload, FDX_OK, fdx_queue_notify_fd(polled, 0, -1, NULL, 0));
     NULL_FOR(fdx_close, server, FDX_E_INVALID_ARG, fdx_close(NULL, opened, 1000, "", 0));
     NULL_FOR(fdx_close, reason, FDX_E_INVALID_ARG, fdx_close(h->server, opened, 1000, NULL, 3));
     NULL_FOR(fdx_abort, server, FDX_E_INVALID_ARG, fdx_abort(NULL, opened));
@@ -192,7 +211,9 @@ static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_no
     CHECK(counter_get(&drops) == 1);
 
     fdx_server_unref(unstarted);
+    fdx_server_unref(polled);
     fdx_msg_unref(message);
+    fdx_config_free(of_polled);
     fdx_config_free(unused);
     fdx_config_free(config);
     tear_down();
@@ -399,7 +420,7 @@ static void every_unknown_kind_and_flag_is_refused(void)
         }
         CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send(h->server, opened, FDX_TEXT | FDX_BINARY | flag, "hello", 5, 0));
         CHECK(fdx_msg_new(FDX_TEXT | FDX_BINARY | flag, "hello", 5) == NULL);
-        if (flag != FDX_ROUTE_HTTP && flag != FDX_ROUTE_STREAM) {
+        if (flag != FDX_ROUTE_HTTP && flag != FDX_ROUTE_STREAM && flag != FDX_ROUTE_UPGRADE && flag != FDX_ROUTE_OTHER) {
             memset(&handlers, 0, sizeof handlers);
             handlers.struct_size = sizeof handlers;
             handlers.flags = flag;

@@ -4,16 +4,19 @@
 - the floor, a loop that only receives, unmasks and sends (without TLS and compression);
 - with --peers, tokio-tungstenite with rustls, and Node's ws.
 
+And our bindings: the echo in Python beside websockets, picows, aiohttp and socketify, the echo in C# beside Kestrel.
+
     tests/bench/bench.py                                   echo and floor, all scenarios
     tests/bench/bench.py --scenario 50x20 --rounds 10      one of them, longer
     tests/bench/bench.py --scenario 'tls-*' --peers        those that match, peers too
+    tests/bench/bench.py --scenario 'python-*' --peers     the Python binding and its peers
     tests/bench/bench.py --set deflate.level=6             echo with an option
     tests/bench/bench.py --control                         the floor against itself: what noise looks like
     tests/bench/bench.py --peer uws='/opt/uws/echo -q'     another server that takes --listen and says
                                                            "listening on 127.0.0.1:PORT" (without TLS and compression)
 
 The number that counts is the server's CPU time per message: it repeats where throughput does not. Two ratios of it are
-printed: floor/server, where 1.00 is as cheap as the floor, and server/echo, where more than 1 is dearer than ours.
+printed: floor/server, where 1.00 is as cheap as the floor, and server/ours, where more than 1 is dearer than ours.
 Same binaries differ by up to 3 % (small messages) or 15 % (1 MiB) from start to start, so the servers take turns, slice
 by slice, over several fresh starts; each ratio is taken within a round and the median of them is printed, with the
 smallest and the largest.
@@ -32,6 +35,7 @@ import subprocess
 import sys
 from fnmatch import fnmatchcase
 
+import installing
 import report
 import servers
 from scenarios import PLAIN, SCENARIOS
@@ -43,14 +47,19 @@ def main():
     options = read_options()
     server_core, load_core = two_cores()
     modes = servers.build()
-    commands = {mode: commands_of(mode, options) for mode in modes}
-    scenarios = [scenario for scenario in options.scenarios if commands.get(scenario.mode)]
+    scenarios = [scenario for scenario in options.scenarios if scenario.mode in modes]
+    modes = list(dict.fromkeys(scenario.mode for scenario in scenarios))
+    if not options.no_echo and not options.control:
+        modes = installing.build_ours(modes)
+    installed = installing.install_peers(modes) if options.peers and not options.control else []
+    commands = {mode: commands_of(mode, installed, options) for mode in modes}
+    scenarios = [scenario for scenario in scenarios if commands.get(scenario.mode)]
     if not scenarios:
         sys.exit("none of these scenarios can be measured here")
 
     slices = {scenario.name: {name: [] for name in commands[scenario.mode]} for scenario in scenarios}
     for start in range(options.starts):
-        for mode in dict.fromkeys(scenario.mode for scenario in scenarios):
+        for mode in modes:
             started = {}
             try:
                 for name, words in commands[mode].items():
@@ -82,10 +91,10 @@ def read_options():
     parser.add_argument("--rounds", type=int, default=2, help="slices of each server, per start and scenario (2)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a slice (1)")
     parser.add_argument("--text", action="store_true", help="text messages: echo checks their UTF-8, the floor doesn't")
-    parser.add_argument("--peers", action="store_true", help="tungstenite and ws, too; installs them in target/bench")
+    parser.add_argument("--peers", action="store_true", help="the peers, too; installs them in target/bench")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="another server too")
     parser.add_argument("--control", action="store_true", help="only the floor, twice")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option for echo")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option for ours")
     parser.add_argument("--no-echo", action="store_true", help="only the floor and the peers")
     parser.add_argument("--check", action="store_true", help="exit 1 if echo is far from the floor or behind a peer")
     parser.add_argument("--json", action="store_true", help="results as JSON")
@@ -98,25 +107,25 @@ def read_options():
     if not options.no_echo and not options.control and not servers.ECHO.exists():
         echo = servers.ECHO.relative_to(servers.ROOT)
         sys.exit(f"{echo} is not there: run `make examples` (or pass --no-echo, --control)")
-    options.installed = servers.install_peers() if options.peers and not options.control else []
     return options
 
 
-def commands_of(mode, options):
+def commands_of(mode, installed, options):
     """Name and command of each server that is measured in this mode; the floor comes first."""
     if options.control and mode != PLAIN:
         return {}
     if options.control:
         return {"floor": servers.command("floor", PLAIN), "floor again": servers.command("floor", PLAIN)}
-    names = ["floor", *([] if options.no_echo else ["echo", servers.ECHO_LEVEL_2]), *options.installed]
+    ours = servers.ours(mode)
+    names = ["floor", *([] if options.no_echo else [ours, servers.ECHO_LEVEL_2, servers.CSHARP_AWAITS]), *installed]
     commands = {name: servers.command(name, mode) for name in names}
-    for setting in options.set if "echo" in commands else []:
-        commands["echo"] += ["--set", setting]
+    for setting in options.set if ours in commands else []:
+        commands[ours] += ["--set", setting]
     for peer in options.peer:
         name, _, command = peer.partition("=")
         if not command or name in commands:
             sys.exit(f"--peer {peer}: want NAME=COMMAND, and each name once")
-        commands[name] = servers.listening(shlex.split(command)) if mode == PLAIN else None
+        commands[name] = servers.listening(shlex.split(command)) if mode in (PLAIN, *servers.OURS) else None
     return {name: command for name, command in commands.items() if command is not None}
 
 

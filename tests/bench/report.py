@@ -1,7 +1,7 @@
 """From slices to figures, and the table of them."""
 from statistics import median
 
-from servers import PEERS
+from servers import PEERS, ours
 
 
 def results(scenario, slices):
@@ -14,12 +14,14 @@ def row(scenario, name, slices):
         return median(one[key] for one in slices[name])
 
     below = []
+    own = ours(scenario.mode)
     floor = spread(slices.get("floor"), slices[name]) if name != "floor" else None
-    if name == "echo" and floor and scenario.ratio_min and floor["ratio"] < scenario.ratio_min:
-        below.append(f"echo costs more than floor/{scenario.ratio_min:.2f}")
-    echo = spread(slices[name], slices.get("echo")) if name not in ("echo", "floor") else None
-    if name in PEERS and echo and echo["ratio"] < 1:
-        below.append(f"{name} is cheaper than echo")
+    if name == own and floor and scenario.ratio_min and floor["ratio"] < scenario.ratio_min:
+        below.append(f"{own} costs more than floor/{scenario.ratio_min:.2f}")
+    beside = spread(slices[name], slices.get(own)) if name not in (own, "floor") else None
+    wanted = scenario.peers_min.get(name, 1)
+    if name in PEERS and beside and beside["ratio"] < wanted:
+        below.append(f"{name} is cheaper than {own}" if wanted == 1 else f"{name} costs less than {wanted} times {own}")
     return {
         "scenario": scenario.name,
         "title": scenario.title,
@@ -30,7 +32,7 @@ def row(scenario, name, slices):
         "user_us": middle("server_user_us"),
         "system_us": middle("server_system_us"),
         "floor_ratio": floor,
-        "echo_ratio": echo,
+        "ours_ratio": beside,
         "below": below,
         "per_second": middle("per_second"),
         "server_busy": median(one["server_cpu_us"] * one["per_second"] / 1e6 for one in slices[name]),
@@ -52,7 +54,7 @@ def spread(numerators, denominators):
 
 
 def print_table(rows):
-    head = ["", "", "CPU µs each", "(user + system)", "floor/server [min, max]", "server/echo [min, max]"]
+    head = ["", "", "CPU µs each", "(user + system)", "floor/server [min, max]", "server/ours [min, max]"]
     lines = [[*head, "a second", "busy (load)", "p50 µs", "p99 µs", "bytes back"]]
     notes = []
     title = None
@@ -61,7 +63,7 @@ def print_table(rows):
         title = row["title"]
         lines.append(
             [shown, row["server"], f"{row['cpu_us']:.2f}", f"({row['user_us']:.2f} + {row['system_us']:.2f})"]
-            + [shown_ratio(row["floor_ratio"]), shown_ratio(row["echo_ratio"])]
+            + [shown_ratio(row["floor_ratio"]), shown_ratio(row["ours_ratio"])]
             + [f"{row['per_second']:,.0f}", f"{row['server_busy']:.0%} ({row['load_busy']:.0%})"]
             + [f"{row['p50_us']:,.0f}", f"{row['p99_us']:,.0f}"]
             + [f"{row['answer_bytes']:,.0f}" if row["answer_bytes"] is not None else ""]

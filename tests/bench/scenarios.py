@@ -2,7 +2,8 @@
 from typing import NamedTuple
 
 PLAIN, TLS, SHARED, DEDICATED = "plain", "tls", "shared", "dedicated"
-MODES = [PLAIN, TLS, SHARED, DEDICATED]
+PYTHON, CSHARP = "python", "csharp"     # our binding and what else there is in that language, plain
+MODES = [PLAIN, TLS, SHARED, DEDICATED, PYTHON, CSHARP]
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -15,6 +16,7 @@ class Scenario(NamedTuple):
     load: list  # the load generator and its options
     ratio_min: float | None = None  # floor/echo that we promise ourselves, where there is a floor
     unit: str = "message"
+    peers_min: dict = {}  # peer/ours that we promise ourselves; of any other peer 1
 
 
 def echoes(name, title, connections, size, inflight, ratio_min):
@@ -35,6 +37,15 @@ def handshakes(name, title, mode, *options):
     return Scenario(name, title, mode, ["handshakes", *options], unit="handshake")
 
 
+def binding_echoes(mode, connections, inflight, peers_min):
+    name = f"{mode}-{connections}" + (f"x{inflight}" if inflight > 1 else "")
+    title = f"{LANGUAGES[mode]} {connections} × 20 B" + (f", {inflight} in flight" if inflight > 1 else "")
+    load = ["load", "--connections", connections, "--size", 20, "--inflight", inflight]
+    return Scenario(name, title, mode, load, peers_min=peers_min)
+
+
+LANGUAGES = {PYTHON: "Python", CSHARP: "C#"}
+
 SCENARIOS = [
     echoes("1x20", "1 × 20 B", 1, 20, 1, 0.95),
     echoes("50x20", "50 × 20 B", 50, 20, 1, 0.95),
@@ -53,4 +64,10 @@ SCENARIOS = [
     deflated(SHARED, "10x64k", "10 × 64 KiB", 10, 64 * KIB),
     deflated(DEDICATED, "200x1k", "200 × 1 KiB", 200, KIB),
     deflated(DEDICATED, "10x64k", "10 × 64 KiB", 10, 64 * KIB),
+    # Level with picows within what two runs of the same differ by.
+    binding_echoes(PYTHON, 50, 1, {"websockets": 2.5, "picows": 0.97}),
+    binding_echoes(PYTHON, 500, 1, {"websockets": 2.5, "picows": 0.97}),
+    binding_echoes(PYTHON, 50, 16, {"websockets": 2.5, "picows": 4}),
+    binding_echoes(PYTHON, 500, 16, {"websockets": 2.5, "picows": 4}),
+    *(binding_echoes(CSHARP, connections, inflight, {"kestrel": 2.5}) for inflight in (1, 16) for connections in (50, 500)),
 ]

@@ -1,5 +1,4 @@
 """The servers: how each is built, started in a mode and stopped. And the load generators, which are built like them."""
-import json
 import os
 import select
 import shutil
@@ -8,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scenarios import DEDICATED, MODES, PLAIN, SHARED, TLS
+from scenarios import CSHARP, DEDICATED, MODES, PLAIN, PYTHON, SHARED, TLS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -18,12 +17,27 @@ ECHO = ROOT / "target" / "examples" / "c" / "echo"
 ECHO_LEVEL_2 = "echo, level 2"
 CERT, KEY = BUILT / "cert.pem", BUILT / "key.pem"
 
-TUNGSTENITE = HERE / "peers" / "tungstenite" / "Cargo.toml"
+ECHO_PY = ROOT / "examples" / "python" / "echo.py"
+# The binding's two faces: callbacks, and a handler that awaits.
+SOCKETS_DLL = ROOT / "target" / "csharp" / "Sockets" / "netcoreapp3.1" / "Sockets.dll"
+ECHO_DLL = ROOT / "target" / "csharp" / "Echo" / "netcoreapp3.1" / "Echo.dll"
+CSHARP_AWAITS = "csharp, awaiting"
+
 WS = HERE / "peers" / "ws.js"
 NODE_MODULES = BUILT / "ws" / "node_modules"
-# bufferutil is what ws recommends for speed.
-NPM_PACKAGES = ["ws@8.23.0", "bufferutil@4.1.0"]
-PEERS = ["tungstenite", "ws"]
+PYTHON_LIBRARIES = ["websockets", "picows", "aiohttp", "socketify"]
+PYTHON_PEERS = BUILT / "python"
+KESTREL = BUILT / "kestrel" / "kestrel.dll"
+PEERS = ["tungstenite", "ws", *PYTHON_LIBRARIES, "kestrel"]
+
+# Which server is ours in a mode that is not the C echo's.
+OURS = {PYTHON: "python", CSHARP: "csharp"}
+
+ENVIRONMENT = {
+    "NODE_PATH": str(NODE_MODULES),
+    "PYTHONPATH": str(ROOT / "bindings" / "python" / "src"),
+    "FULLDUPLEX_LIBRARY": str(ROOT / "target" / "release" / "libfullduplex.so"),
+}
 
 START_SECONDS_MAX = 10
 STOP_SECONDS_MAX = 10
@@ -31,6 +45,8 @@ STOP_SECONDS_MAX = 10
 
 def command(name, mode):
     """What starts this server in this mode; None if it has no such mode."""
+    if mode in OURS:
+        return binding_command(name, mode)
     certificate = ["--cert", str(CERT), "--key", str(KEY)] if mode == TLS else []
     if name == "floor":
         return listening([str(BUILT / "floor")]) if mode == PLAIN else None
@@ -48,7 +64,31 @@ def command(name, mode):
     if name == "ws":
         deflate = [] if mode in (PLAIN, TLS) else ["--deflate", mode]
         return listening(["node", str(WS), *certificate, *deflate])
-    raise KeyError(name)
+    return None
+
+
+def binding_command(name, mode):
+    if name == OURS[mode]:
+        return listening([sys.executable, str(ECHO_PY)] if mode == PYTHON else [str(dotnet()), str(SOCKETS_DLL)])
+    if mode == CSHARP and name == CSHARP_AWAITS:
+        return listening([str(dotnet()), str(ECHO_DLL)])
+    if mode == PYTHON and name in PYTHON_LIBRARIES:
+        # socketify's library looks for libuv.
+        words = ["env", f"LD_LIBRARY_PATH={PYTHON_PEERS / 'libuv'}", str(PYTHON_PEERS / "bin" / "python")]
+        return listening([*words, str(HERE / "peers" / "python" / "echo.py"), name])
+    if mode == CSHARP and name == "kestrel":
+        return listening([str(dotnet()), str(KESTREL)])
+    return None
+
+
+def dotnet():
+    """The command that tests/dotnet.sh makes: the one of the tests if it is there, or our own."""
+    of_tests = ROOT / "target" / "test-env" / "dotnet" / "dotnet"
+    return of_tests if of_tests.exists() else BUILT / "dotnet" / "dotnet"
+
+
+def ours(mode):
+    return OURS.get(mode, "echo")
 
 
 def listening(words):
@@ -64,7 +104,7 @@ class Server:
             words,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "NODE_PATH": str(NODE_MODULES)},
+            env={**os.environ, **ENVIRONMENT},
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )
         ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS_MAX)
@@ -95,7 +135,7 @@ def build():
         subprocess.run(["gcc", "-std=c99", "-O2", *warnings, *source, *flags, "-pthread"], check=True)
     if missing:
         print(f"no TLS and no compression: `apt-get install {' '.join(missing)}`", file=sys.stderr)
-        return [PLAIN]
+        return [PLAIN, PYTHON, CSHARP]
     make_certificate()
     return MODES
 
@@ -116,36 +156,3 @@ def make_certificate():
     words = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     words += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "30"]
     subprocess.run([*words, "-keyout", str(KEY), "-out", str(CERT)], check=True, stderr=subprocess.DEVNULL)
-
-
-def install_peers():
-    """The names of those that are here now; says what keeps the others away."""
-    steps = {
-        "tungstenite": ["cargo", "build", "--release", "--locked", "--quiet"]
-        + ["--manifest-path", str(TUNGSTENITE), "--target-dir", str(BUILT / "tungstenite")],
-        "ws": ["npm", "install", "--prefix", str(BUILT / "ws"), "--ignore-scripts", "--no-audit", "--no-fund"]
-        + ["--silent", "--save-exact", *NPM_PACKAGES],
-    }
-    tools = {"tungstenite": ["cargo"], "ws": ["node", "npm"]}
-    installed = []
-    for name in PEERS:
-        absent = [tool for tool in tools[name] if shutil.which(tool) is None]
-        if name == "ws" and npm_packages_are_here():
-            installed.append(name)
-        elif absent:
-            print(f"{name} stays away: no {' and no '.join(absent)} on this machine", file=sys.stderr)
-        elif subprocess.run(steps[name], stdout=subprocess.DEVNULL).returncode != 0:
-            print(f"{name} stays away: this failed: {' '.join(steps[name])}", file=sys.stderr)
-        else:
-            installed.append(name)
-    return installed
-
-
-def npm_packages_are_here():
-    """So that a run needs no registry. Cargo looks for itself."""
-    for package in NPM_PACKAGES:
-        name, version = package.split("@")
-        about = NODE_MODULES / name / "package.json"
-        if not about.exists() or json.loads(about.read_text())["version"] != version:
-            return False
-    return shutil.which("node") is not None

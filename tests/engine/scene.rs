@@ -310,11 +310,15 @@ impl<W: World> Scene<W> {
             | Command::Abort { conn, .. }
             | Command::Ping { conn, .. }
             | Command::SetPaused { conn, .. }
+            | Command::ReadOn { conn }
             | Command::SetData { conn, .. }
             | Command::Accept { conn, .. }
             | Command::Look { conn }
             | Command::Answer { conn, .. } => *conn,
-            Command::Stop { .. } | Command::Apply(_) | Command::Tell(_) => ConnId::NONE,
+            // The messages of a submission count nothing here: what is taken from nothing stays nothing.
+            Command::SendMany(_) | Command::Stop { .. } | Command::Apply(_) | Command::Tell(_) => {
+                ConnId::NONE
+            }
         };
         let len = match &command {
             Command::Send { payload, .. } => Some(payload.len()),
@@ -327,6 +331,14 @@ impl<W: World> Scene<W> {
             entry.get().add_to_mailbox(conn, charge(len));
         }
         assert!(self.mailboxes[conn.shard()].post(command).is_ok(), "the shard is there");
+    }
+
+    /// The embedder frees so much of what it was given of a connection.
+    pub fn frees(&mut self, conn: ConnId, len: usize, high_water: usize) {
+        let Some((entry, _)) = self.tables[conn.shard()].find(conn) else { return };
+        if entry.get().take_unread(conn, len, high_water) {
+            self.post(Command::ReadOn { conn });
+        }
     }
 
     pub fn stop(&mut self, spread: Duration, deadline: Duration) {

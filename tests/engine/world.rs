@@ -243,6 +243,10 @@ impl<D: Driver> Driver for JumpingClock<D> {
         self.driver.unlisten(id);
     }
 
+    fn set_accepting(&mut self, on: bool) {
+        self.driver.set_accepting(on);
+    }
+
     fn stop_listening(&mut self) {
         self.driver.stop_listening();
     }

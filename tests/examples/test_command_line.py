@@ -8,6 +8,8 @@ from websockets.sync.client import connect
 from support.programs import run_to_end
 from support.wire import Wire
 
+pytestmark = pytest.mark.usefixtures("language")
+
 
 @pytest.mark.parametrize(
     "setting, named",

@@ -7,6 +7,8 @@ from websockets.sync.client import connect
 
 from support.wire import TEXT, Wire, frame, request
 
+pytestmark = pytest.mark.usefixtures("language")
+
 HIXIE_75 = ["Upgrade: WebSocket", "Connection: Upgrade", "Origin: http://localhost"]
 HIXIE_76 = [*HIXIE_75, "Sec-WebSocket-Key1: 4 @1  46546xW%0l 1 5", "Sec-WebSocket-Key2: 12998 5 Y3 1  .P00"]
 EIGHT_BYTES, SIXTEEN_BYTES = b"^n:ds[4U", b"8jKS'y:G*Co,Wxa-"

@@ -1,6 +1,6 @@
 """The example programs: their command lines, and what each promises to those who connect.
 
-Other languages have the same programs with the same flags: FDX_PROGRAMS names their folder.
+The same tests run over the programs of every language.
 """
 
 import socket
@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 
 from support.programs import Program, run_to_end
 
+pytestmark = pytest.mark.usefixtures("language")
 NAMES = ["echo", "chat", "gatekeeper"]
 
 
@@ -167,7 +168,7 @@ def test_chat_says_which_page_is_missing(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def gate():
+def gate(language):
     with Program("gatekeeper") as program:
         yield f"ws://127.0.0.1:{program.port}"
 

@@ -1,11 +1,15 @@
 """A server program, started as a user starts it and stopped as an init system stops it."""
 
+import os
 import queue
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,36 @@ from support.places import LIBRARIES, PROGRAMS, ROOT
 
 # For a program on a busy machine, not for the network: the tests never wait this long.
 PATIENCE_SECONDS = 20
+
+
+# The languages of the example programs, which have the same names and flags in each: what starts one.
+LANGUAGES = {
+    "c": lambda name: [str(PROGRAMS / name)],
+    "python": lambda name: [sys.executable, str(ROOT / "examples" / "python" / f"{name}.py")],
+}
+# Their bindings are used out of the checkout.
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT / "bindings" / "python" / "src"),
+    "FULLDUPLEX_LIBRARY": str(LIBRARIES / "libfullduplex.so"),
+}
+_language = "c"
+
+
+@contextmanager
+def speaking(language):
+    """Inside of it the programs are those in this language."""
+    global _language
+    before, _language = _language, language
+    try:
+        yield
+    finally:
+        _language = before
+
+
+def command_of(name):
+    """An absolute path is a program of the tests' own."""
+    return [name] if os.path.isabs(name) else LANGUAGES[_language](name)
 
 
 class Program:
@@ -28,7 +62,9 @@ class Program:
         self.listen = listen
         self.settings = settings or {}
         self.descriptors = descriptors
-        self.command = [*launcher, str(PROGRAMS / name)]
+        command = command_of(name)
+        self.program = Path(command[-1])
+        self.command = [*launcher, *command]
         for address in listen:
             self.command += ["--listen", address]
         for key, value in self.settings.items():
@@ -50,12 +86,12 @@ class Program:
         return f"wss://localhost:{self.port}/"
 
     def start(self):
-        if not (PROGRAMS / self.name).exists():
-            pytest.fail(f"{PROGRAMS / self.name} is missing: run `make examples` first", pytrace=False)
+        if not self.program.exists():
+            pytest.fail(f"{self.program} is missing: run `make examples` first", pytrace=False)
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.errors, cwd=ROOT,
-            pass_fds=self.descriptors,
+            pass_fds=self.descriptors, env=ENVIRONMENT,
         )
         self.lines = queue.Queue()
         threading.Thread(target=self._read_lines, daemon=True).start()
@@ -136,8 +172,8 @@ def run_to_end(name, *arguments, launcher=(), descriptors=()):
     """Runs a program that should refuse to start; returns (exit code, stdout, stderr)."""
     try:
         done = subprocess.run(
-            [*launcher, str(PROGRAMS / name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5,
-            cwd=ROOT, pass_fds=descriptors,
+            [*launcher, *command_of(name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5,
+            cwd=ROOT, pass_fds=descriptors, env=ENVIRONMENT,
         )
     except subprocess.TimeoutExpired as running:
         pytest.fail(f"{' '.join([name, *arguments])} runs instead of ending; it printed {running.stdout!r}", pytrace=False)

@@ -118,6 +118,25 @@ on_every_driver! {
         scene.empties();
     }
 
+    fn who_speaks_on_after_the_good_bye_does_not_delay_the_end<W: World>() {
+        let mut scene = Scene::<W>::new(&[("timeout.close", "4s")]);
+        let late = scene.connect_saying(Dialect::Rfc6455, b"");
+        scene.settles();
+        scene.stop(seconds(0), seconds(60));
+        scene.says(late, &peer::request(Dialect::Rfc6455, "/"));
+        scene.opens(late);
+        scene.hears(late, &[Heard::Close(1001, "bye".to_string())]);
+        for _ in 0..3 {
+            scene.passes(seconds(1));
+            scene.says(late, &peer::text("one thing more"));
+            scene.hears_nothing(late);
+        }
+        scene.passes(seconds(1));
+        scene.loses(late);
+        scene.is_told_last(late, Told::Closed(1006, ClosedBy::Shutdown));
+        scene.empties();
+    }
+
     fn what_is_not_decided_when_a_stop_is_over_is_cut<W: World>() {
         let mut scene = Setup::new(&[]).wants_upgrade().scene::<W>();
         scene.on(|_, _| {});

@@ -111,6 +111,16 @@ impl Clients {
         }
     }
 
+    /// From now on nobody speaks in pieces.
+    pub fn speak_freely(&mut self) {
+        self.piece_bytes_max = usize::MAX;
+    }
+
+    /// Bytes that they still have to say.
+    pub fn unsaid_bytes(&self) -> usize {
+        self.list.iter().map(|client| client.outgoing.len()).sum()
+    }
+
     /// The client who asked for this path.
     pub fn by_path(path: &[u8]) -> Option<usize> {
         std::str::from_utf8(path).ok()?.strip_prefix("/client/")?.parse().ok()
@@ -118,6 +128,11 @@ impl Clients {
 }
 
 impl Client {
+    /// It keeps the protocol, and there was time for all that it has to say.
+    pub fn has_said_all(&self) -> bool {
+        self.is_good && self.outgoing.is_empty() && !self.has_heard_close
+    }
+
     fn obey(&mut self, order: u8, script: &mut Script<'_>) {
         match order {
             b't' => {

@@ -44,10 +44,7 @@ libfuzzer_sys::fuzz_target!(|script: &[u8]| {
         match asked {
             Asked::Done => {}
             Asked::Turn => scene.turn(),
-            Asked::Pass(time) => {
-                scene.kernel.pass(time);
-                scene.turn();
-            }
+            Asked::Pass(time) => scene.turn_after(time),
             Asked::Unknown => scene.obey(order, &mut script),
         }
     }
@@ -154,8 +151,8 @@ impl Scene {
                 }
             }
             b'X' => {
-                let (spread, deadline) = script.pick(&[(0, 0), (0, 1000), (5000, 1000), (1000, 60_000)]);
-                let [spread, deadline] = [spread, deadline].map(Duration::from_millis);
+                let (spread, deadline) = script.pick(&[(0, 0), (0, 1), (5, 1), (1, 60)]);
+                let [spread, deadline] = [spread, deadline].map(Duration::from_secs);
                 let _ = server.stop(CloseFrame::new(CloseCode::GOING_AWAY, "bye"), spread, deadline);
             }
             b'M' => {
@@ -175,6 +172,13 @@ impl Scene {
             }
             _ => {}
         }
+    }
+
+    fn turn_after(&mut self, time: Duration) {
+        self.kernel.pass(time);
+        // What came due meanwhile has its turn; that is no spinning.
+        self.spins = 0;
+        self.turn();
     }
 
     fn turn(&mut self) {
@@ -210,13 +214,14 @@ impl Scene {
         let good_bye = CloseFrame::new(CloseCode::GOING_AWAY, "the end");
         let _ = self.server.stop(good_bye, Duration::ZERO, Duration::from_secs(1));
         self.kernel.set_nap_max(Duration::MAX);
-        for _ in 0..STOP_TURNS_MAX {
-            if self.shards.iter().all(|shard| shard.engine().is_finished()) {
-                break;
+        // If the script has stopped it, that is the deadline that counts.
+        let cut_by = self.kernel.now().after(STOP_DEADLINE_MAX + Duration::from_secs(1));
+        while self.kernel.now() < cut_by && !self.shards.iter().all(|shard| shard.engine().is_finished()) {
+            match self.kernel.was_for_nothing() {
+                true => self.turn(),
+                // However busy the clients are, the end comes with the time.
+                false => self.turn_after(Duration::from_millis(20)),
             }
-            // However busy the clients are, the end comes with the time.
-            self.kernel.pass(Duration::from_millis(1));
-            self.turn();
         }
         let live: usize = self.shards.iter().map(|shard| shard.engine().live_connections()).sum();
         assert_eq!(live, 0, "connections that never end");
@@ -447,4 +452,5 @@ const SCRIPT_BYTES_MAX: usize = 2000;
 const ON_TOP_BYTES_MAX: u64 = (64 + 8) * 1024;
 /// More waits for nothing in a row than any reason explains.
 const SPINS_MAX: u32 = 3;
-const STOP_TURNS_MAX: usize = 5000;
+/// The longest that `X` gives.
+const STOP_DEADLINE_MAX: Duration = Duration::from_secs(60);
