@@ -88,11 +88,12 @@ def test_the_package_has_every_target_the_library_and_the_documentation(package)
         assert {f"lib/{target}/FullDuplex.dll", f"lib/{target}/FullDuplex.xml"} <= set(listed)
 
 
-def test_a_program_with_the_package_runs_the_code_of_the_readme(package, tmp_path):
-    blocks = re.findall(r"```csharp\n(.*?)```", (BINDING / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 4
+def test_a_program_with_the_package_runs_the_code_of_the_readmes(package, tmp_path):
+    readmes = [ROOT / "README.md", BINDING / "README.md"]
+    blocks = [block for readme in readmes for block in re.findall(r"```csharp\n(.*?)```", readme.read_text(), re.DOTALL)]
+    assert len(blocks) >= 6
     methods = [
-        "static WebSocketServer Block%d()\n{\n%s\nreturn server;\n}\n" % (number, block.replace("0.0.0.0:9990", "127.0.0.1:0"))
+        "static WebSocketServer Block%d()\n{\n%s\nreturn server;\n}\n" % (number, re.sub(r"ws://[\d.]+:\d+", "ws://127.0.0.1:0", block))
         for number, block in enumerate(blocks)
     ]
     runs = "".join(f"await Try(Block{number}());\n" for number in range(len(blocks)))
