@@ -84,6 +84,7 @@ autobahn: examples
 
 autobahn-bindings: examples
 	tests/setup.sh
+	$(MAKE) --silent csharp
 	cd tests && AUTOBAHN=bindings ../target/test-env/py3/bin/python -m pytest -q conformance/test_autobahn.py -k bindings
 
 lint:

@@ -23,6 +23,7 @@ PATIENCE_SECONDS = 20
 LANGUAGES = {
     "c": lambda name: [str(PROGRAMS / name)],
     "python": lambda name: [sys.executable, str(ROOT / "examples" / "python" / f"{name}.py")],
+    "csharp": lambda name: [str(ROOT / "target" / "examples" / "csharp" / name)],
 }
 # Their bindings are used out of the checkout.
 ENVIRONMENT = {
