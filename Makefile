@@ -5,6 +5,7 @@
 # make autobahn  every case of the Autobahn suite about compression, in both modes: about 20 minutes
 # make autobahn-bindings   chapters 1 to 10 of it over the echo in Python and in C#
 # make examples  the C programs, in target/examples/c
+# make csharp    the C# binding, its examples (in target/examples/csharp) and its tests; make demo-csharp is the chat
 # make lint      format and clippy
 # make bench     echo beside the floor and other servers: CPU per message and handshake, 20 minutes; BENCH="--scenario 'python-*'"
 # make soak      an hour of everything at once, memory and descriptors watched; MINUTES=15
@@ -53,6 +54,26 @@ demo-python: library
 # With the `build` of tests/setup.sh, or `make wheel PYTHON=...` of one that has it.
 wheel: library
 	$(PYTHON) -m build --wheel --outdir target/wheels bindings/python
+
+# -- C#: nothing is downloaded; tests/setup.sh puts the SDK there ------------------------------------------------
+
+DOTNET ?= $(abspath target/test-env/dotnet/dotnet)
+CSHARP_PROGRAMS := Echo Chat Gatekeeper
+CSHARP_PROJECTS := bindings/csharp/FullDuplex $(CSHARP_PROGRAMS:%=examples/csharp/%) tests/bindings/csharp
+
+.PHONY: csharp demo-csharp
+
+csharp: library
+	for project in $(CSHARP_PROJECTS); do \
+	    $(DOTNET) build $$project --configuration Release --nologo --verbosity quiet -clp:NoSummary || exit 1; done
+	@mkdir -p target/examples/csharp
+	for program in $(CSHARP_PROGRAMS); do \
+	    file=target/examples/csharp/$$(echo $$program | tr A-Z a-z); \
+	    printf '#!/bin/sh\nexec %s %s "$$@"\n' $(DOTNET) $(abspath target/csharp)/$$program/netcoreapp3.1/$$program.dll > $$file; \
+	    chmod +x $$file; done
+
+demo-csharp: csharp
+	target/examples/csharp/chat --listen $(DEMO_LISTEN) --page examples/web/chat.html
 
 test:
 	tests/run

@@ -6,6 +6,8 @@
 #
 #   py3    pytest, websockets, a reader of OpenMetrics, trustme for certificates, and playwright, which
 #          drives the system's Chromium
+#   py38, py313   the oldest and the newest Python that the binding is for, with clients for its tests; what
+#          of them is not on this machine comes by uv, into `pythons`
 #   py27   Python 2.7 with the Autobahn test suite and a WebSocket client of 2011
 #   node   npm's ws, as of 2015 (it still speaks version 8) and as of today
 #   bin    cargo-fuzz
@@ -24,21 +26,40 @@ main() {
     if [ "$(cat "$env/stamp" 2>/dev/null)" = "$stamp" ]; then return; fi
     mkdir -p "$env"
     system_packages
-    cargo_fuzz
-    python3_environment
-    node_packages
-    proxies
-    prometheus_tool
-    dotnet_core
-    python27=$(find_python27)
-    if [ -z "$python27" ]; then
+    # Most of the time is waiting for the network.
+    at_once pythons debian_files cargo_fuzz node_packages dotnet_core
+    if [ -z "$(find_python27)" ]; then
         # No stamp: the next run looks again. The tests that need it fail by name until then.
         how_to_get_python27
         return
     fi
-    python27_environment
     echo "$stamp" > "$env/stamp"
     say "everything is there"
+}
+
+at_once() {
+    local jobs=() job failed=0
+    for job in "$@"; do
+        "$job" & jobs+=($!)
+    done
+    for job in "${jobs[@]}"; do
+        wait "$job" || failed=1
+    done
+    return $failed
+}
+
+# Those for other environments come out of the first.
+pythons() {
+    python3_environment
+    pythons_of_the_binding
+    python27=$(find_python27)
+    if [ -n "$python27" ]; then python27_environment; fi
+}
+
+# One after the other: apt locks its lists.
+debian_files() {
+    proxies
+    prometheus_tool
 }
 
 # ------------------------------------------------------------------------------------------------
@@ -102,6 +123,91 @@ distlib==0.4.4
 filelock==3.32.7
 platformdirs==3.11.0
 PINS
+}
+
+# What its tests need goes into `py3`, too, where those about the package itself run.
+pythons_of_the_binding() {
+    say "for the binding for Python: aiohttp, uvloop, mypy, build; Python 3.8 and 3.13"
+    "$env/py3/bin/pip" install -q --disable-pip-version-check -r /dev/stdin <<'PINS'
+aiohttp==3.14.5
+aiohappyeyeballs==2.7.1
+aiosignal==1.4.0
+attrs==26.1.0
+frozenlist==1.8.0
+multidict==7.2.1
+propcache==0.5.4
+yarl==1.25.1
+uvloop==0.23.0
+mypy==2.4.1
+mypy_extensions==1.2.0
+ast_serialize==0.13.1
+librt==0.16.0
+pathspec==1.1.1
+build==1.6.1
+pyproject_hooks==1.3.3
+hatchling==1.27.0
+trove-classifiers==2026.9.21.13
+uv==0.13.9
+PINS
+    python_of_the_binding py38 3.8 <<'PINS'
+pytest==8.3.5
+exceptiongroup==1.3.1
+iniconfig==2.1.0
+packaging==26.2
+pluggy==1.5.0
+tomli==2.5.0
+typing_extensions==4.13.2
+websockets==13.1
+uvloop==0.23.0
+aiohttp==3.10.11
+aiohappyeyeballs==2.4.4
+aiosignal==1.3.1
+async-timeout==5.0.1
+attrs==25.3.0
+frozenlist==1.5.0
+idna==3.15
+multidict==6.1.0
+propcache==0.2.0
+yarl==1.15.2
+PINS
+    python_of_the_binding py313 3.13 <<'PINS'
+pytest==9.2.0
+iniconfig==2.3.1
+packaging==26.3
+pluggy==1.7.0
+Pygments==2.21.0
+websockets==17.4
+uvloop==0.23.0
+aiohttp==3.14.5
+aiohappyeyeballs==2.7.1
+aiosignal==1.4.0
+attrs==26.1.0
+frozenlist==1.8.0
+idna==3.20
+multidict==7.2.1
+propcache==0.5.4
+yarl==1.25.1
+PINS
+}
+
+# python_of_the_binding NAME VERSION < PINS
+python_of_the_binding() {
+    "$(find_python "$2")" -m venv --clear "$env/$1"
+    "$env/$1/bin/python" -m pip install -q --disable-pip-version-check -r /dev/stdin
+}
+
+find_python() {
+    local candidate
+    for candidate in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python "python$1"; do
+        # Run it: a pyenv shim of this name may stand in the path with nothing behind it.
+        if "$candidate" -c 'import ctypes, ensurepip, ssl, venv' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    export UV_PYTHON_INSTALL_DIR="$env/pythons"
+    "$env/py3/bin/uv" python install --no-progress --no-bin "$1" >&2
+    "$env/py3/bin/uv" -q python find --managed-python "$1"
 }
 
 cargo_fuzz() {

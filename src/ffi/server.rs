@@ -515,7 +515,9 @@ fn count_forks() -> u32 {
     FORKS.load(SeqCst)
 }
 
-/// Signals are the host's business: threads started meanwhile inherit the mask and get none.
+/// Signals are the host's business: threads started meanwhile inherit the mask and get none but those that a
+/// thread raises itself by a faulty instruction. While such a one is blocked the kernel ends the process
+/// instead of asking its handler, out of which a managed runtime makes its null reference exception.
 struct SignalsBlocked {
     #[cfg(unix)]
     before: libc::sigset_t,
@@ -529,6 +531,11 @@ impl SignalsBlocked {
             let mut all = std::mem::zeroed();
             let mut before = std::mem::zeroed();
             libc::sigfillset(&mut all);
+            for fault in
+                [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS]
+            {
+                libc::sigdelset(&mut all, fault);
+            }
             libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
             Self { before }
         }

@@ -7,6 +7,7 @@
 
 #include <dlfcn.h>
 #include <grp.h>
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -434,7 +435,9 @@ static unsigned check_the_masks_of_all_threads(void)
         if (strncmp(name, "fullduplex", 10) == 0) {
             /* SIGKILL and SIGSTOP can't be blocked; 32 and 33 are the C library's own. */
             unsigned long long all = ~(1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1) | 1ull << 31 | 1ull << 32);
-            CHECK((mask & all) == all);
+            unsigned long long faults = 1ull << (SIGSEGV - 1) | 1ull << (SIGBUS - 1) | 1ull << (SIGFPE - 1) |
+                                        1ull << (SIGILL - 1) | 1ull << (SIGTRAP - 1) | 1ull << (SIGSYS - 1);
+            CHECK((mask & all) == (all & ~faults));
             of_the_library++;
         }
     }
@@ -473,6 +476,43 @@ static void a_storm_of_signals_reaches_no_thread_of_the_library(void)
     host_end(h);
     CHECK(counter_get(&signals_astray) == 0);
     CHECK(sigaction(SIGUSR1, &before, NULL) == 0);
+}
+
+static __thread sigjmp_buf behind_the_fault;
+static counter faults_taken;
+
+static void take_a_fault(int number)
+{
+    siglongjmp(behind_the_fault, number);
+}
+
+/* As a managed runtime does for a null reference; the jump stays inside the callback. */
+static void fault_and_echo(host *h, const fdx_event *event)
+{
+    if (event->type == FDX_EV_MESSAGE) {
+        if (sigsetjmp(behind_the_fault, 1) == 0)
+            raise(SIGSEGV);    /* while it is blocked it would wait, where a faulty instruction ends the process */
+        else
+            counter_add(&faults_taken);
+    }
+    echo(h, event);
+}
+
+static void a_fault_in_a_callback_reaches_the_hosts_own_handler(void)
+{
+    struct sigaction action, before;
+    host *h = host_start("", ON_USUAL, fault_and_echo, NULL);
+    client c = client_open(h->port);
+
+    memset(&action, 0, sizeof action);
+    action.sa_handler = take_a_fault;
+    CHECK(sigaction(SIGSEGV, &action, &before) == 0);
+    client_say(&c, "after the fault");
+    CLIENT_EXPECT_TEXT(&c, "after the fault");
+    CHECK(counter_get(&faults_taken) == 1);
+    CHECK(sigaction(SIGSEGV, &before, NULL) == 0);
+    client_leave(&c);
+    host_end(h);
 }
 
 /* -- no descriptors ------------------------------------------------------------------------------------------------ */
@@ -982,6 +1022,7 @@ int main(void)
     PROVE(a_callback_may_fork);
     PROVE(a_fork_in_the_middle_of_logging_leaves_a_child_that_can_log);
     PROVE(a_storm_of_signals_reaches_no_thread_of_the_library);
+    PROVE(a_fault_in_a_callback_reaches_the_hosts_own_handler);
     PROVE(a_server_without_descriptors_says_so_and_goes_on_when_there_are_some);
     PROVE(a_start_without_enough_descriptors_is_an_error_and_leaves_nothing);
     PROVE(a_descriptor_that_is_no_listening_socket_is_refused_and_left_as_it_was);

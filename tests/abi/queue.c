@@ -826,6 +826,30 @@ static void a_peer_that_is_not_read_is_not_taken_for_dead(void)
     end();
 }
 
+static void a_peer_that_is_not_read_can_be_closed(void)
+{
+    static char message[16 * 1024];
+    fdx_batch_view view;
+    fdx_conn conn;
+    client c;
+    int i;
+
+    start(QUEUE "recv.high_water = 16k\ntimeout.close = 30s\n", 0);
+    c = client_open(h->port);
+    conn = await(FDX_EV_OPEN, 1).conn;
+    for (i = 0; i < 5; i++)
+        client_send(&c, OP_BINARY, message, sizeof message);
+    CHECK_TAKE(FDX_OK, take(0, 0, PATIENCE_MS, &view));
+    CHECK_TAKE(FDX_E_TIMEOUT, take_and_free(0, 0, 100));
+    CHECK_STATUS(FDX_OK, fdx_close(h->server, conn, 1000, "bye", FDX_NTS));
+    CLIENT_EXPECT_CLOSE(&c, 1000, "bye");
+    client_send_close(&c, 1000, "");    /* behind all that was not read */
+    CHECK(await(FDX_EV_CLOSE, 1).code == 1000);
+    fdx_batch_free(view.batch);
+    client_drop(&c);
+    end();
+}
+
 /* -- what a route wants --------------------------------------------------------------------------- */
 
 static void flags_say_what_comes(void)
@@ -1409,6 +1433,7 @@ int main(void)
     PROVE(a_number_of_queues_that_cannot_be_is_refused);
     PROVE(a_consumer_that_does_not_keep_up_stops_its_peer_and_loses_nothing);
     PROVE(a_peer_that_is_not_read_is_not_taken_for_dead);
+    PROVE(a_peer_that_is_not_read_can_be_closed);
     PROVE(flags_say_what_comes);
     PROVE(who_waits_for_a_drain_gets_it);
     PROVE(callbacks_beside_a_queue_are_refused);

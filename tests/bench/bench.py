@@ -50,10 +50,10 @@ def main():
     scenarios = [scenario for scenario in options.scenarios if scenario.mode in modes]
     modes = list(dict.fromkeys(scenario.mode for scenario in scenarios))
     if not options.no_echo and not options.control:
-        installing.install_ours(modes)
+        modes = installing.build_ours(modes)
     installed = installing.install_peers(modes) if options.peers and not options.control else []
     commands = {mode: commands_of(mode, installed, options) for mode in modes}
-    scenarios = [scenario for scenario in scenarios if commands[scenario.mode]]
+    scenarios = [scenario for scenario in scenarios if commands.get(scenario.mode)]
     if not scenarios:
         sys.exit("none of these scenarios can be measured here")
 
@@ -117,7 +117,7 @@ def commands_of(mode, installed, options):
     if options.control:
         return {"floor": servers.command("floor", PLAIN), "floor again": servers.command("floor", PLAIN)}
     ours = servers.ours(mode)
-    names = ["floor", *([] if options.no_echo else [ours, servers.ECHO_LEVEL_2]), *installed]
+    names = ["floor", *([] if options.no_echo else [ours, servers.ECHO_LEVEL_2, servers.CSHARP_AWAITS]), *installed]
     commands = {name: servers.command(name, mode) for name in names}
     for setting in options.set if ours in commands else []:
         commands[ours] += ["--set", setting]

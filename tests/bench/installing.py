@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from scenarios import CSHARP
-from servers import BUILT, ECHO_DLL, HERE, KESTREL, NODE_MODULES, PEERS, PYTHON_PEERS, ROOT, command, dotnet
+from servers import BUILT, HERE, KESTREL, NODE_MODULES, PEERS, PYTHON_PEERS, ROOT, command, dotnet
 
 TUNGSTENITE = HERE / "peers" / "tungstenite" / "Cargo.toml"
 # bufferutil is what ws recommends for speed.
@@ -19,10 +19,16 @@ def install_peers(modes):
     return [name for name in PEERS if any(command(name, mode) for mode in modes) and is_here(name)]
 
 
-def install_ours(modes):
-    """Builds what of ours `make examples` leaves out."""
-    if CSHARP in modes:
-        dotnet_build(ROOT / "examples" / "csharp" / "Echo", ECHO_DLL.parent)
+def build_ours(modes):
+    """Builds what of ours `make examples` leaves out; the modes that then have one."""
+    try:
+        if CSHARP in modes:
+            dotnet_build(ROOT / "examples" / "csharp" / "Echo")
+            dotnet_build(HERE / "csharp")
+    except subprocess.CalledProcessError as failed:
+        keep_away("C#", failed)
+        return [mode for mode in modes if mode != CSHARP]
+    return modes
 
 
 def is_here(name):
@@ -35,9 +41,13 @@ def is_here(name):
     try:
         install(name)
     except subprocess.CalledProcessError as failed:
-        print(f"{name} stays away: this failed: {' '.join(str(word) for word in failed.cmd)}", file=sys.stderr)
+        keep_away(name, failed)
         return False
     return True
+
+
+def keep_away(name, failed):
+    print(f"{name} stays away: this failed: {' '.join(failed.cmd)}", file=sys.stderr)
 
 
 def install(name):
@@ -49,15 +59,16 @@ def install(name):
         flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--silent", "--save-exact"]
         run("npm", "install", "--prefix", BUILT / "ws", *flags, *NPM_PACKAGES)
     elif name == "kestrel":
-        dotnet_build(HERE / "peers" / "kestrel", KESTREL.parent)
+        folder = KESTREL.parent
+        dotnet_build(HERE / "peers" / "kestrel", "-o", folder, f"-p:BaseIntermediateOutputPath={folder}-parts/")
     else:
         run(HERE / "peers" / "python" / "install", PYTHON_PEERS)
 
 
-def dotnet_build(project, folder):
+def dotnet_build(project, *options):
     if not dotnet().exists():
         run(ROOT / "tests" / "dotnet.sh", dotnet().parent)
-    run(dotnet(), "build", project, "-c", "Release", "-o", folder, f"-p:BaseIntermediateOutputPath={folder}-parts/")
+    run(dotnet(), "build", project, "-c", "Release", *options)
 
 
 def run(*words):

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from support.places import REPORTS
+from support.programs import LANGUAGES, speaking
 
 # Chromium phones home in many ways; a test has no business outside of this machine.
 FLAGS = [
@@ -92,6 +93,18 @@ def test_what_one_tab_says_the_other_shows(start, person):
 
     assert ada.locator("#messages > li").count() == 2, "one's own words come back once"
     expect(ada.locator("#messages > li.mine .text")).to_have_text("Hello Bert, 你好 👋")
+
+
+@pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "c"])
+def test_the_chat_is_the_same_in_every_language(start, person, language):
+    with speaking(language):
+        chat = start("chat")
+        ada, bert = person("Ada", chat), person("Bert", chat)
+        for speaker in (ada, bert):
+            say(speaker, "Hello, 你好 👋")
+            for page in (ada, bert):
+                expect(last_message(page)).to_have_text("Hello, 你好 👋")
+        assert ada.locator("#messages > li").count() == 2
 
 
 def test_what_people_write_stays_words_and_never_becomes_html(start, person):

@@ -64,7 +64,7 @@ def named(request):
 
 @pytest.mark.parametrize("dialect, write", [
     *((dialect, at_once) for dialect in DIALECTS), (RFC_6455, one_byte_at_a_time), (HIXIE_76, one_byte_at_a_time),
-], ids=str)
+], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_a_client_is_whom_its_proxy_names(named, dialect, write):
     program, before, headers = named
     ip, other_ip = new_client(), new_client()

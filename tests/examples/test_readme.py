@@ -7,6 +7,8 @@ import signal
 import subprocess
 import urllib.request
 
+import pytest
+
 from support import wire
 from support.dialects import RFC_6455
 from support.places import ROOT, TARGET
@@ -104,9 +106,10 @@ def test_the_option_table_is_the_librarys():
     assert README.read_text()[begin:begin + len(table)] == table, "UPDATE_README=1 make test writes it"
 
 
-def test_make_demo_serves_the_chat_page():
+@pytest.mark.parametrize("target", ["demo", "demo-python"])
+def test_make_demo_serves_the_chat_page(target):
     # In a process group of its own: `make` starts the server, and both must end.
-    demo = subprocess.Popen(["make", "--silent", "demo", "DEMO_LISTEN=127.0.0.1:0"], cwd=ROOT, text=True,
+    demo = subprocess.Popen(["make", "--silent", target, "DEMO_LISTEN=127.0.0.1:0"], cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, start_new_session=True)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{listening_port(demo)}/", timeout=10) as page:

@@ -38,8 +38,10 @@ def speaking(language):
     """Inside of it the programs are those in this language."""
     global _language
     before, _language = _language, language
-    yield
-    _language = before
+    try:
+        yield
+    finally:
+        _language = before
 
 
 def command_of(name):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from conftest import PATIENCE_SECONDS, ROOT, Running
+from running import PATIENCE_SECONDS, ROOT, Running
 
 pytestmark = pytest.mark.once
 
@@ -88,15 +88,19 @@ def test_a_package_without_its_library_says_where_it_looked(tmp_path):
     assert "ImportError: the fullduplex library is not there; looked for" in done.stderr
 
 
-def test_the_library_can_be_named(program, monkeypatch):
-    monkeypatch.setenv("FULLDUPLEX_LIBRARY", str(ROOT / "nowhere.so"))
+def test_a_library_that_is_named_must_be_there():
     done = subprocess.run([sys.executable, "-c", "import fullduplex"], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(PACKAGE / "src")})
+                          env={**os.environ, "PYTHONPATH": str(PACKAGE / "src"), "FULLDUPLEX_LIBRARY": "nowhere.so"})
     assert "nowhere.so" in done.stderr
 
 
 def python_blocks():
     return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
+
+
+def test_the_readme_of_the_library_shows_the_same():
+    (shown,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert shown == python_blocks()[0]
 
 
 @pytest.mark.parametrize("code, path, said", [

@@ -13,7 +13,7 @@ from websockets.sync.client import connect as connect_from_thread
 
 import fullduplex
 import peers
-from test_serve import echo, serve, url
+from test_serve import serve, url
 
 
 def in_thread(function, *arguments):

@@ -1,7 +1,5 @@
 """How programs end: Ctrl-C, the end of the script, a fork."""
 
-import sys
-
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect

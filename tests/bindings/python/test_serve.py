@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import fullduplex
+from running import on_loop
 
 MESSAGES = ["", "hello", "grüß Gott 👋", b"", b"\x00\xff", "x" * 255, "x" * 256, "y" * 65_535, b"z" * 65_536, "ä" * 1_000_000]
 
@@ -211,6 +212,54 @@ def test_each_handler_keeps_its_own_context_variables(run):
                 await client.send("is here")
                 assert await client.recv() == f"{own} is here"
     run(main())
+
+
+@pytest.mark.parametrize("options", [{}, {"process_request": lambda ws, request: None}], ids=["", "asked before"])
+def test_a_browser_of_2009_speaks_text_and_gets_no_binary(run, options):
+    async def handler(ws):
+        assert ws.version == 75
+        await ws.send(await ws.recv())
+        with pytest.raises(fullduplex.Error) as refused:
+            await ws.send(b"binary")
+        assert refused.value.status == "FDX_E_UNSUPPORTED"
+        await ws.send("bye")
+
+    async def main():
+        async with serve(handler, **options) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\nOrigin: null\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"\x00hello\xff")
+            assert (await reader.read()).startswith(b"\x00hello\xff\x00bye\xff")
+            writer.close()
+    run(main())
+
+
+def python_task(loop, coroutine, **options):
+    return asyncio.tasks._PyTask(coroutine, loop=loop, **options)
+
+
+@pytest.mark.parametrize("factory", [
+    python_task, *([asyncio.eager_task_factory] if hasattr(asyncio, "eager_task_factory") else []),
+])
+def test_tasks_of_another_make_can_wait_for_messages(factory):
+    async def handler(ws):
+        await ws.send("welcome")
+        try:
+            await asyncio.wait_for(ws.recv(), 0.01)
+        except asyncio.TimeoutError:
+            await echo(ws)
+
+    async def main():
+        asyncio.get_running_loop().set_task_factory(factory)
+        async with serve(handler) as server, connect(url(server)) as client:
+            assert await client.recv() == "welcome"
+            await asyncio.sleep(0.05)
+            for message in MESSAGES[:6]:
+                await client.send(message)
+                assert await client.recv() == message
+    # Not on uvloop, some versions of which don't know such factories.
+    on_loop("asyncio", main())
 
 
 # -- what is known of a connection -----------------------------------------------------------------
@@ -524,13 +573,13 @@ def test_a_process_request_that_fails_is_answered_with_500_and_logged(run, caplo
 def test_plain_requests_are_answered_beside_websockets(run):
     async def process_request(ws, request):
         if request.path == "/health":
-            return ws.respond(200, f"fine, {request.method}\n")
+            return ws.respond(200, f"fine, {request.method} from {ws.remote_address[0]}\n")
         if request.path == "/missing":
             return ws.respond(404, "")
 
     async def main():
         async with serve(process_request=process_request) as server:
-            assert await fetch(server, "/health") == (200, b"fine, GET\n")
+            assert await fetch(server, "/health") == (200, b"fine, GET from 127.0.0.1\n")
             for path, status in [("/missing", 404), ("/", 426)]:
                 with pytest.raises(urllib.error.HTTPError) as refused:
                     await fetch(server, path)
@@ -646,13 +695,18 @@ def test_one_server_listens_at_several_addresses(run, tmp_path):
     run(main())
 
 
-def test_tls(run, tmp_path):
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+def make_certificate(folder):
+    key, certificate = folder / "key.pem", folder / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
          "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
         check=True, capture_output=True,
     )
+    return key, certificate
+
+
+def test_tls(run, tmp_path):
+    key, certificate = make_certificate(tmp_path)
 
     async def handler(ws):
         await ws.send(str(ws.is_secure))
@@ -664,6 +718,23 @@ def test_tls(run, tmp_path):
                 assert await client.recv() == "True"
         with pytest.raises(fullduplex.Error, match="missing.pem"):
             await serve(tls_cert="missing.pem", tls_key=key)
+    run(main())
+
+
+def test_addresses_and_certificates_can_come_while_a_server_runs(run, tmp_path):
+    key, certificate = make_certificate(tmp_path)
+
+    async def main():
+        async with serve() as server:
+            port = server.listen("127.0.0.1:0")
+            assert server.addresses == [f"127.0.0.1:{server.port}", f"127.0.0.1:{port}"]
+            server.set_certificate(certificate.read_bytes(), key.read_bytes())
+            secure = server.listen("127.0.0.1:0?tls=1")
+            context = ssl.create_default_context(cafile=str(certificate))
+            for address, options in [(f"ws://127.0.0.1:{port}/", {}), (f"wss://127.0.0.1:{secure}/", {"ssl": context})]:
+                async with connect(address, **options) as client:
+                    await client.send("hello")
+                    assert await client.recv() == "hello"
     run(main())
 
 
@@ -699,6 +770,28 @@ def test_a_broadcast_reaches_all(run):
             heard = await asyncio.gather(*(client.recv() for client in clients), return_exceptions=True)
             assert heard.count("without one") == 19
     run(main())
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_much_to_log_on_several_threads_holds_nothing_up(run, caplog, threads):
+    caplog.set_level(logging.DEBUG, "fullduplex")
+
+    async def rude(server, number):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"nonsense\r\n\r\n" if number % 2 else b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+                     b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+                     b"\xff\xff\xff")
+        await reader.read()
+        writer.close()
+
+    async def main():
+        async with serve(threads=threads) as server, connect(url(server)) as client:
+            for _ in range(5):
+                await asyncio.gather(*(rude(server, number) for number in range(40)))
+                await client.send("hello")
+                assert await client.recv() == "hello"
+    run(main())
+    assert sum(record.name == "fullduplex" for record in caplog.records) >= 200
 
 
 def test_what_the_library_has_to_say_goes_to_the_logger(run, caplog):

@@ -220,7 +220,6 @@ _error_p, _size_p, _status_p = POINTER(Error), POINTER(c_size_t), POINTER(c_int3
 
 fdx_version_string = _quick("fdx_version_string", c_char_p)
 fdx_check_abi = _quick("fdx_check_abi", c_int32, c_uint32)
-fdx_has = _quick("fdx_has", c_int32, c_char_p)
 fdx_status_name = _quick("fdx_status_name", c_char_p, c_int32)
 fdx_status_text = _quick("fdx_status_text", c_char_p, c_int32)
 
@@ -240,7 +239,6 @@ fdx_server_set = _waits("fdx_server_set", c_int32, c_void_p, c_char_p, c_char_p,
 fdx_listen = _waits("fdx_listen", c_int32, c_void_p, c_char_p, POINTER(c_uint32), POINTER(c_uint16), _error_p)
 fdx_set_certificate = _waits(
     "fdx_set_certificate", c_int32, c_void_p, c_char_p, c_char_p, c_size_t, c_char_p, c_size_t, _error_p)
-fdx_unlisten = _waits("fdx_unlisten", c_int32, c_void_p, c_uint32)
 fdx_listener_port = _waits("fdx_listener_port", c_int32, c_void_p, c_uint32, POINTER(c_uint16))
 
 fdx_accept = _quick("fdx_accept", c_int32, c_void_p, c_uint64, c_char_p, c_char_p, c_size_t)

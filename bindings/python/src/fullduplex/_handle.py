@@ -18,9 +18,11 @@ class Handle:
     def __init__(self, config: Config, listen: List[str]) -> None:
         _log.attach()
         self.pointer: Optional[int] = config.new_server()
-        self.send_limit_bytes = int(_bytes_of(config.get("send.limit")))
-        self.high_water_bytes = int(_bytes_of(config.get("send.high_water")))
+        self.send_limit_bytes = _bytes_of(config.get("send.limit"))
+        self.high_water_bytes = _bytes_of(config.get("send.high_water"))
         self._listen = listen
+        # While it ran.
+        self._added: List[str] = []
 
     def start(self) -> None:
         error = _abi.sized(_abi.Error)
@@ -45,17 +47,26 @@ class Handle:
             if pair is not None:
                 name, text = pair
                 check(_abi.fdx_server_set(self.pointer, name.encode(), text.encode(), ctypes.byref(error)), error)
+                if name == "send.limit":
+                    self.send_limit_bytes = _bytes_of(text)
+                elif name == "send.high_water":
+                    self.high_water_bytes = _bytes_of(text)
+
+    def listen(self, address: str) -> int:
+        error, port = _abi.sized(_abi.Error), ctypes.c_uint16()
+        check(_abi.fdx_listen(self.pointer, address.encode(), None, ctypes.byref(port), ctypes.byref(error)), error)
+        self._added.append(_with_port(address, port.value))
+        return port.value
+
+    def set_certificate(self, certificate: bytes, key: bytes, name: Optional[str]) -> None:
+        error = _abi.sized(_abi.Error)
+        sni = None if name is None else name.encode()
+        check(_abi.fdx_set_certificate(
+            self.pointer, sni, certificate, len(certificate), key, len(key), ctypes.byref(error)), error)
 
     def addresses(self) -> List[str]:
         """Where it listens, with the ports that were free where 0 was asked for."""
-        found = []
-        for index, address in enumerate(self._listen):
-            address = address.partition("?")[0]
-            port = self._port(index)
-            if port and address.endswith(":0") and not address.startswith("fd:"):
-                address = f"{address[:-1]}{port}"
-            found.append(address)
-        return found
+        return [_with_port(address, self._port(index)) for index, address in enumerate(self._listen)] + self._added
 
     def port(self) -> int:
         """The first that it listens at; 0 if all are Unix sockets."""
@@ -77,6 +88,43 @@ class Handle:
 
     def metrics(self) -> str:
         return read_text(_abi.fdx_metrics_text, self.pointer)
+
+
+class BaseServer:
+    """What can be asked and changed while a server runs."""
+
+    _handle: Handle
+
+    @property
+    def port(self) -> int:
+        """The first that it listens at; 0 if all are Unix sockets."""
+        return self._handle.port()
+
+    @property
+    def addresses(self) -> List[str]:
+        """Where it listens, such as "127.0.0.1:9990"."""
+        return self._handle.addresses()
+
+    def listen(self, address: str) -> int:
+        """Listens at one address more; returns its port."""
+        return self._handle.listen(address)
+
+    def set(self, **options: object) -> None:
+        """Changes options: those that the option table marks as live."""
+        self._handle.set(options)
+
+    def set_certificate(self, certificate: bytes, key: bytes, name: Optional[str] = None) -> None:
+        """Shows another certificate from now on; both in PEM. `name` is whom it is shown for, if not
+        for the names in it."""
+        self._handle.set_certificate(certificate, key, name)
+
+    def stats(self) -> Dict[str, int]:
+        """The library's sums."""
+        return self._handle.stats()
+
+    def metrics(self) -> str:
+        """The same for Prometheus."""
+        return self._handle.metrics()
 
 
 class BaseConnection:
@@ -199,6 +247,12 @@ def send_to_many(handle: Handle, conns: List[int], message: Message) -> Tuple[in
         return status, results
     finally:
         _abi.fdx_msg_unref(shared)
+
+
+def _with_port(address: str, port: int) -> str:
+    address = address.partition("?")[0]
+    is_to_be_chosen = port and address.endswith(":0") and not address.startswith("fd:")
+    return f"{address[:-1]}{port}" if is_to_be_chosen else address
 
 
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}

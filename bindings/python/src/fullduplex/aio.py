@@ -5,8 +5,9 @@ copied and given back at once, its messages go to their connections' queues, and
 that wait for them go on. What they send meanwhile is gathered and goes to the library in one call.
 """
 
+from __future__ import annotations
+
 import asyncio
-import contextvars
 import ctypes
 import inspect
 import os
@@ -22,8 +23,9 @@ from typing import (
 
 from . import _abi
 from ._config import Config, Host, addresses
-from ._handle import BaseConnection, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
+from ._handle import BaseConnection, BaseServer, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
 from ._log import logger
+from ._waiting import Waiters, Wakeup
 from .exceptions import (
     CLOSED_BY, ConcurrencyError, ConfigError, ConnectionClosed, ConnectionClosedOK, Error, MessageTooBig, check, connection_closed, failure,
 )
@@ -51,88 +53,97 @@ QUEUE_LENGTH_MAX = 1 << 20
 # The versions that have no binary messages.
 _TEXT_ONLY = (75, 76)
 # In the one loop that every message passes a global is quicker than an attribute.
-_MESSAGE, _BINARY = _abi.EV_MESSAGE, _abi.EVF_BINARY
+_MESSAGE, _IS_BINARY, _TEXT, _BINARY = _abi.EV_MESSAGE, _abi.EVF_BINARY, _abi.TEXT, _abi.BINARY
 
 _RECORDS: List[Callable[..., bytes]] = [struct.Struct(f"@QII{length}s{-length % 8}x").pack for length in range(SMALL_BYTES)]
 _PADDING = [b"\0" * (-length % 8) for length in range(8)]
 
 
-class _Wakeup:
-    """What one task waits on for the next message.
+class serve:
+    """Starts a server.
 
-    A future would send the task through the loop once more for each message. This is awaited like
-    one, but its task goes on at once, inside of `wake`.
+        async with fullduplex.serve(handler, "127.0.0.1", 9990) as server:
+            await server.serve_forever()
+
+    or `server = await fullduplex.serve(...)`. `handler(ws)` is a coroutine, one for each
+    connection; when it returns the connection is closed with 1000, and with 1011 when it fails.
+
+    host and port are an address, or host alone: "127.0.0.1:9990", "unix:/run/chat.sock"; `listen`
+    adds more. `process_request(ws, request)`, a function or a coroutine, answers what comes in:
+    None or an `Accept` lets it in, a `Response` refuses it, or answers a plain HTTP request.
+    `origins` and `subprotocols` are lists. `max_queue` messages of a connection wait for its
+    handler at most; above it the peer is not read. Every option of the library is a keyword:
+    `max_message=1 << 20, ping_interval=10, send_limit="4m", tls_cert="cert.pem", ...`.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_loop", "callback", "context")
+    def __init__(
+        self,
+        handler: Handler,
+        host: Host = None,
+        port: Optional[int] = None,
+        *,
+        listen: Union[None, str, Iterable[str]] = None,
+        process_request: Optional[ProcessRequest] = None,
+        origins: Optional[Iterable[Optional[str]]] = None,
+        subprotocols: Optional[Iterable[str]] = None,
+        max_queue: int = 256,
+        **options: object,
+    ) -> None:
+        if origins is not None:
+            options["origins"] = origins
+        if subprotocols is not None:
+            options["protocols"] = subprotocols
+        self._handler, self._process_request, self._max_queue = handler, process_request, max_queue
+        self._listen = addresses(host, port, listen, "tls_cert" in options)
+        self._options = options
+        self._server: Optional[AsyncServer] = None
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Set by who yields this; the task takes it back.
-        self._asyncio_future_blocking = False
-        self._loop = loop
-        self.callback: Optional[Callable[[Any], object]] = None
-        self.context: contextvars.Context
-
-    def wake(self) -> None:
-        callback = self.callback
-        if callback is not None:
-            self.callback = None
-            self.context.run(callback, self)
-
-    # What a task wants of a future.
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    def add_done_callback(self, callback: Callable[[Any], object], *, context: contextvars.Context) -> None:
-        self.callback = callback
-        self.context = context
-
-    def cancel(self, msg: Any = None) -> bool:
-        callback = self.callback
-        if callback is None:
-            return False
-        self.callback = None
-        self._loop.call_soon(callback, _CANCELLED, context=self.context)
-        return True
-
-    def result(self) -> None:
-        return None
-
-
-class _Cancelled:
-    def result(self) -> None:
-        raise asyncio.CancelledError
-
-
-_CANCELLED = _Cancelled()
-
-
-class _Waiters:
-    """Tasks that wait for something that seldom happens."""
-
-    __slots__ = ("_loop", "_futures")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._futures: List["asyncio.Future[None]"] = []
-
-    async def wait(self) -> None:
-        future = self._loop.create_future()
-        self._futures.append(future)
+    async def _begin(self) -> AsyncServer:
+        server = AsyncServer(
+            asyncio.get_running_loop(), self._handler, self._process_request, self._max_queue, self._listen, dict(self._options))
         try:
-            await future
-        finally:
-            if not future.done() or future.cancelled():
-                self._futures.remove(future)
+            server._start()
+        except BaseException:
+            server._handle.free()
+            raise
+        self._server = server
+        return server
 
-    def wake(self) -> None:
-        futures, self._futures = self._futures, []
-        for future in futures:
-            if not future.done():
-                future.set_result(None)
-            else:
-                self._futures.append(future)
+    def __await__(self) -> Generator[Any, None, AsyncServer]:
+        return self._begin().__await__()
+
+    async def __aenter__(self) -> AsyncServer:
+        return await self._begin()
+
+    async def __aexit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType],
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+
+def broadcast(connections: Iterable[WebSocket], message: Message) -> None:
+    """Sends one message to many, sharing its bytes, and waits for nobody. Who is gone is skipped;
+    who has `send_limit` bytes waiting for it is cut, unless `send_full="drop"` was said."""
+    by_server: Dict[AsyncServer, List[WebSocket]] = {}
+    for ws in connections:
+        if not ws._is_closing:
+            by_server.setdefault(ws._server, []).append(ws)
+    for server, members in by_server.items():
+        server._flush()
+        status, results = send_to_many(server._handle, [ws.id for ws in members], message)
+        if status == _abi.OK:
+            continue
+        for ws, result in zip(members, results):
+            if result == _abi.E_FULL:
+                if server._cuts_slow:
+                    logger.warning("cut connection %d: it is too slow for what is broadcast", ws.id)
+                    ws.abort()
+            elif result == _abi.E_TOO_BIG:
+                raise failure(result)
+            elif result != _abi.E_UNSUPPORTED:
+                ws._sent(result)
 
 
 class WebSocket(BaseConnection):
@@ -140,30 +151,33 @@ class WebSocket(BaseConnection):
     text, bytes for binary."""
 
     __slots__ = (
-        "_server", "_messages", "_long_length", "_wakeup", "_is_paused", "_is_held", "_is_full", "_is_closing", "_closed",
-        "_drained", "_ended", "_pongs", "__dict__",
+        "_server", "_outbox", "_messages", "_long_length", "_wakeup", "_is_paused", "_is_counted", "_is_held", "_is_full",
+        "_is_closing", "_closed", "_drained", "_ended", "_pongs", "__dict__",
     )
 
-    def __init__(self, server: "AsyncServer", conn: int) -> None:
+    def __init__(self, server: AsyncServer, conn: int) -> None:
         super().__init__(server._handle, conn)
         self._server = server
+        self._outbox = server._outbox
         self._messages: Deque[Data] = deque()
         # Of the messages that are longer than `COUNTED_LENGTH`.
         self._long_length = 0
-        self._wakeup = _Wakeup(server._loop)
+        self._wakeup = Wakeup(server._loop)
         self._is_paused = False
-        # A send has to look closer: the peer does not keep up, or the connection ends.
+        # It is paused or has long messages, so what is taken matters.
+        self._is_counted = False
+        # A send has to look closer: the peer does not keep up, the connection ends, or has no binary messages.
         self._is_held = False
         self._is_full = False
         self._is_closing = False
         self._closed: Optional[Tuple[int, str, Optional[str]]] = None
-        self._drained = _Waiters(server._loop)
-        self._ended = _Waiters(server._loop)
-        self._pongs: Dict[bytes, Tuple["asyncio.Future[float]", float]] = {}
+        self._drained = Waiters(server._loop)
+        self._ended = Waiters(server._loop)
+        self._pongs: Dict[bytes, Tuple[asyncio.Future[float], float]] = {}
 
     # -- receiving ---------------------------------------------------------------------------------
 
-    def __aiter__(self) -> "WebSocket":
+    def __aiter__(self) -> WebSocket:
         return self
 
     @types.coroutine
@@ -182,7 +196,7 @@ class WebSocket(BaseConnection):
             wakeup._asyncio_future_blocking = True
             yield wakeup
         message = messages.popleft()
-        if self._is_paused or len(message) > COUNTED_LENGTH:
+        if self._is_counted:
             self._took(message)
         return message
 
@@ -199,6 +213,7 @@ class WebSocket(BaseConnection):
         if self._is_paused and not self._is_crowded(2):
             self._is_paused = False
             _abi.fdx_resume(self._handle.pointer, self.id)
+        self._is_counted = self._is_paused or self._long_length > 0
 
     def _is_crowded(self, divisor: int) -> bool:
         return (len(self._messages) > self._server._queue_max // divisor or self._long_length > QUEUE_LENGTH_MAX // divisor)
@@ -208,23 +223,25 @@ class WebSocket(BaseConnection):
     async def send(self, message: Message) -> None:
         """Sends text for a str, binary for bytes. While the peer does not keep up it waits, so that
         a slow peer slows down who sends to it. Raises `ConnectionClosed`."""
+        # The way of a short message: every step of it counts.
         if type(message) is str:
-            kind, payload = _abi.TEXT, message.encode()
+            kind, payload = _TEXT, message.encode()
+        elif type(message) is bytes:
+            kind, payload = _BINARY, message
         else:
             kind, payload = encode(message)
-            if kind == _abi.BINARY and self.version in _TEXT_ONLY:
-                raise failure(_abi.E_UNSUPPORTED)
         if self._is_held:
-            await self._can_send()
+            await self._can_send(kind)
         server = self._server
         length = len(payload)
         if length < server._small_bytes:
-            outbox = server._outbox
+            outbox = self._outbox
             outbox.append(_RECORDS[length](self.id, kind, length, payload))
-            if len(outbox) >= OUTBOX_RECORDS_MAX:
-                server._flush()
-            elif not server._will_flush:
-                server._flush_soon()
+            if len(outbox) < OUTBOX_RECORDS_MAX:
+                if not server._will_flush:
+                    server._flush_soon()
+                return
+            server._flush()
         elif length < server._gathered_bytes:
             server._outbox.append(_abi.RECORD.pack(self.id, kind, length) + payload + _PADDING[length & 7])
             server._outbox_bytes += length
@@ -235,15 +252,17 @@ class WebSocket(BaseConnection):
         else:
             await self._send_alone(kind, payload)
         if self._is_held:
-            await self._can_send()
+            await self._can_send(kind)
 
-    async def _can_send(self) -> None:
+    async def _can_send(self, kind: int) -> None:
         while self._is_full and not self._is_closing:
             await self._drained.wait()
         if self._is_closing:
             # How it ended is known at its end only.
             await self.wait_closed()
             raise self._exception()
+        if kind == _abi.BINARY and self.version in _TEXT_ONLY:
+            raise failure(_abi.E_UNSUPPORTED)
 
     async def _send_alone(self, kind: int, payload: bytes) -> None:
         server = self._server
@@ -254,7 +273,7 @@ class WebSocket(BaseConnection):
         refusals = 0
         while True:
             if self._is_held:
-                await self._can_send()
+                await self._can_send(kind)
             status = _abi.fdx_send(self._handle.pointer, self.id, kind, payload, len(payload), 0)
             if status != _abi.E_FULL:
                 break
@@ -281,7 +300,7 @@ class WebSocket(BaseConnection):
     def _hold(self) -> None:
         self._is_held = self._is_full = True
 
-    async def ping(self, data: Union[None, str, bytes] = None) -> "Awaitable[float]":
+    async def ping(self, data: Union[None, str, bytes] = None) -> Awaitable[float]:
         """Sends a ping; the result can be awaited for the seconds until its pong.
 
             latency = await (await ws.ping())
@@ -294,7 +313,7 @@ class WebSocket(BaseConnection):
             raise ConcurrencyError("a ping with the same data is under way")
         server = self._server
         server._flush()
-        future: "asyncio.Future[float]" = server._loop.create_future()
+        future: asyncio.Future[float] = server._loop.create_future()
         self._pongs[payload] = future, time.perf_counter()
         status = _abi.fdx_ping(self._handle.pointer, self.id, payload, len(payload))
         if status < 0:
@@ -360,7 +379,7 @@ class WebSocket(BaseConnection):
         return respond(status, text)
 
 
-class AsyncServer:
+class AsyncServer(BaseServer):
     """A server that runs; `serve` makes it."""
 
     def __init__(
@@ -373,7 +392,7 @@ class AsyncServer:
         self._queue_max = max_queue
         self._connections: Dict[int, WebSocket] = {}
         self._newcomers: Newcomers[WebSocket] = Newcomers()
-        self._tasks: Set["asyncio.Task[None]"] = set()
+        self._tasks: Set[asyncio.Task[None]] = set()
         self._view = _abi.sized(_abi.BatchView)
         self._view_pointer = ctypes.byref(self._view)
         # The rest of a batch.
@@ -389,7 +408,7 @@ class AsyncServer:
         self._will_flush = False
         self._is_stopped = False
         self._is_closing = False
-        self._stopping = _Waiters(loop)
+        self._stopping = Waiters(loop)
         self._reads_fd: Optional[int] = None
 
         for taken in {"dispatch", "queues"} & options.keys():
@@ -430,31 +449,13 @@ class AsyncServer:
         """Those that are open."""
         return set(self._connections.values())
 
-    @property
-    def port(self) -> int:
-        """The first that it listens at; 0 if all are Unix sockets."""
-        return self._handle.port()
-
-    @property
-    def addresses(self) -> List[str]:
-        """Where it listens, such as "127.0.0.1:9990"."""
-        return self._handle.addresses()
-
     def is_serving(self) -> bool:
         return not self._is_closing
 
     def set(self, **options: object) -> None:
         """Changes options while it runs: those that the option table marks as live."""
-        self._handle.set(options)
+        super().set(**options)
         self._set_limits()
-
-    def stats(self) -> Dict[str, int]:
-        """The library's sums."""
-        return self._handle.stats()
-
-    def metrics(self) -> str:
-        """The same for Prometheus."""
-        return self._handle.metrics()
 
     def close(self, code: int = 1001, reason: str = "", *, deadline: float = 5.0, spread: float = 0.0) -> None:
         """Begins to stop: nobody comes in any more, every connection is closed, over `spread`
@@ -530,7 +531,9 @@ class AsyncServer:
             self._loop.call_soon(self._read)
             raise
         self._events = self._block = None
-        _abi.fdx_batch_free(view.batch)
+        # Once, also where a handler has run the loop inside of itself.
+        batch, view.batch = view.batch, None
+        _abi.fdx_batch_free(batch)
         if self._has_newcomers:
             # Their handlers begin first: what somebody says after they came must find them there.
             self._has_newcomers = False
@@ -539,18 +542,21 @@ class AsyncServer:
             self._wake_ready()
 
     def _distribute(self, events: Iterator[Tuple[Any, ...]]) -> None:
+        # A connection is unknown only where Ctrl-C has interrupted its OPEN.
         connections, ready, block, queue_max = self._connections, self._ready, self._block, self._queue_max
         base = self._view.block
         for kind, flags, conn, data, length, code, arg in events:
             if kind == _MESSAGE:
-                ws = connections[conn]
+                ws = connections.get(conn)
+                if ws is None:
+                    continue
                 message: Data
                 if block is not None:
                     data -= base
                     message = block[data:data + length]
-                    if not flags & _BINARY:
+                    if not flags & _IS_BINARY:
                         message = message.decode()
-                elif flags & _BINARY:
+                elif flags & _IS_BINARY:
                     message = _abi.bytes_at(data, length) if length else b""
                 else:
                     message = _abi.text_at(data, length)
@@ -562,6 +568,7 @@ class AsyncServer:
                 messages.append(message)
                 if length > COUNTED_LENGTH and len(message) > COUNTED_LENGTH:
                     ws._long_length += len(message)
+                    ws._is_counted = True
                     if ws._long_length > QUEUE_LENGTH_MAX:
                         self._crowded.append(ws)
             else:
@@ -572,7 +579,11 @@ class AsyncServer:
         ready = self._ready
         try:
             while ready:
-                ready.popleft()._wakeup.wake()
+                wakeup = ready.popleft()._wakeup
+                callback = wakeup.callback
+                if callback is not None:
+                    wakeup.callback = None
+                    wakeup.context.run(callback, wakeup)
         except BaseException:
             self._loop.call_soon(self._wake_ready)
             raise
@@ -580,35 +591,40 @@ class AsyncServer:
         if self._crowded:
             for ws in self._crowded:
                 if not ws._is_paused and not ws._is_closing and ws._is_crowded(1):
-                    ws._is_paused = True
+                    ws._is_paused = ws._is_counted = True
                     _abi.fdx_pause(self._handle.pointer, ws.id)
             self._crowded.clear()
 
     def _event(self, kind: int, conn: int, data: int, length: int, code: int, arg: int) -> None:
+        ws: Optional[WebSocket]
         if kind == _abi.EV_OPEN:
             ws = self._newcomers.take(conn) or self._new_connection(conn)
             ws.subprotocol = _abi.text_at(data, length) or None
+            ws._is_held = ws.version in _TEXT_ONLY
             self._connections[conn] = ws
             self._has_newcomers = True
             self._spawn(self._run_handler(ws))
         elif kind == _abi.EV_CLOSE:
-            ws = self._connections.pop(conn)
-            ws._end(code, _abi.text_at(data, length), CLOSED_BY.get(arg))
-            self._ready.append(ws)
+            ws = self._connections.pop(conn, None)
+            if ws is not None:
+                ws._end(code, _abi.text_at(data, length), CLOSED_BY.get(arg))
+                self._ready.append(ws)
         elif kind == _abi.EV_DRAIN:
-            ws = self._connections[conn]
-            ws._is_full = False
-            ws._is_held = ws._is_closing
-            ws._drained.wake()
+            ws = self._connections.get(conn)
+            if ws is not None:
+                ws._is_full = False
+                ws._is_held = ws._is_closing or ws.version in _TEXT_ONLY
+                ws._drained.wake()
         elif kind == _abi.EV_PONG:
-            pong = self._connections[conn]._pongs.pop(_abi.bytes_at(data, length) if length else b"", None)
+            ws = self._connections.get(conn)
+            pong = ws._pongs.pop(_abi.bytes_at(data, length) if length else b"", None) if ws is not None else None
             if pong is not None and not pong[0].done():
                 pong[0].set_result(time.perf_counter() - pong[1])
         elif kind == _abi.EV_UPGRADE:
             self._decide(conn)
         elif kind == _abi.EV_HTTP:
             asking = WebSocket(self, conn)
-            asking.request = Request.of(self._handle.pointer, conn, _abi.bytes_at(data, length) if length else b"")
+            asking.learn(Request.of(self._handle.pointer, conn, _abi.bytes_at(data, length) if length else b""))
             self._answer(asking, self._reply)
         elif kind == _abi.EV_STOPPED:
             self._stopped()
@@ -748,90 +764,3 @@ class AsyncServer:
                     # What was promised to be sent can't be.
                     logger.error("cut connection %d, whose message was not taken: %s", conn, error)
                     ws.abort()
-
-
-class serve:
-    """Starts a server.
-
-        async with fullduplex.serve(handler, "127.0.0.1", 9990) as server:
-            await server.serve_forever()
-
-    or `server = await fullduplex.serve(...)`. `handler(ws)` is a coroutine, one for each
-    connection; when it returns the connection is closed with 1000, and with 1011 when it fails.
-
-    host and port are an address, or host alone: "127.0.0.1:9990", "unix:/run/chat.sock"; `listen`
-    adds more. `process_request(ws, request)`, a function or a coroutine, answers what comes in:
-    None or an `Accept` lets it in, a `Response` refuses it, or answers a plain HTTP request.
-    `origins` and `subprotocols` are lists. `max_queue` messages of a connection wait for its
-    handler at most; above it the peer is not read. Every option of the library is a keyword:
-    `max_message=1 << 20, ping_interval=10, send_limit="4m", tls_cert="cert.pem", ...`.
-    """
-
-    def __init__(
-        self,
-        handler: Handler,
-        host: Host = None,
-        port: Optional[int] = None,
-        *,
-        listen: Union[None, str, Iterable[str]] = None,
-        process_request: Optional[ProcessRequest] = None,
-        origins: Optional[Iterable[Optional[str]]] = None,
-        subprotocols: Optional[Iterable[str]] = None,
-        max_queue: int = 256,
-        **options: object,
-    ) -> None:
-        if origins is not None:
-            options["origins"] = origins
-        if subprotocols is not None:
-            options["protocols"] = subprotocols
-        self._handler, self._process_request, self._max_queue = handler, process_request, max_queue
-        self._listen = addresses(host, port, listen, "tls_cert" in options)
-        self._options = options
-        self._server: Optional[AsyncServer] = None
-
-    async def _begin(self) -> AsyncServer:
-        server = AsyncServer(
-            asyncio.get_running_loop(), self._handler, self._process_request, self._max_queue, self._listen, dict(self._options))
-        try:
-            server._start()
-        except BaseException:
-            server._handle.free()
-            raise
-        self._server = server
-        return server
-
-    def __await__(self) -> Generator[Any, None, AsyncServer]:
-        return self._begin().__await__()
-
-    async def __aenter__(self) -> AsyncServer:
-        return await self._begin()
-
-    async def __aexit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType],
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
-
-
-def broadcast(connections: Iterable[WebSocket], message: Message) -> None:
-    """Sends one message to many, sharing its bytes, and waits for nobody. Who is gone is skipped;
-    who has `send_limit` bytes waiting for it is cut, unless `send_full="drop"` was said."""
-    by_server: Dict[AsyncServer, List[WebSocket]] = {}
-    for ws in connections:
-        if not ws._is_closing:
-            by_server.setdefault(ws._server, []).append(ws)
-    for server, members in by_server.items():
-        server._flush()
-        status, results = send_to_many(server._handle, [ws.id for ws in members], message)
-        if status == _abi.OK:
-            continue
-        for ws, result in zip(members, results):
-            if result == _abi.E_FULL:
-                if server._cuts_slow:
-                    logger.warning("cut connection %d: it is too slow for what is broadcast", ws.id)
-                    ws.abort()
-            elif result == _abi.E_TOO_BIG:
-                raise failure(result)
-            elif result != _abi.E_UNSUPPORTED:
-                ws._sent(result)

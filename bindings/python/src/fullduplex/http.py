@@ -1,7 +1,7 @@
 """What is asked before a connection opens, and what can be answered."""
 
 from http import HTTPStatus
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 from urllib.parse import parse_qs
 
 from . import _abi
@@ -158,6 +158,6 @@ def reply(server: Optional[int], conn: int, response: Response) -> int:
     return _answer(_abi.fdx_http_reply, server, conn, response)
 
 
-def _answer(function: object, server: Optional[int], conn: int, response: Response) -> int:
+def _answer(function: Callable[..., Any], server: Optional[int], conn: int, response: Response) -> int:
     lines = lines_of(response.headers)
-    return function(server, conn, response.status, lines, len(lines), response.body, len(response.body))  # type: ignore[no-any-return, operator]
+    return function(server, conn, response.status, lines, len(lines), response.body, len(response.body))  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 from . import _abi
 from ._config import Config, Host, addresses
-from ._handle import BaseConnection, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
+from ._handle import BaseConnection, BaseServer, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
 from ._log import logger
 from .exceptions import check, check_or
 from .http import FAILED, NO_WEBSOCKET, Accept, Decision, Request, Response, decide, reply
@@ -110,7 +110,7 @@ _Ensure = ctypes.PYFUNCTYPE(ctypes.c_int)(("PyGILState_Ensure", ctypes.pythonapi
 _Release = ctypes.PYFUNCTYPE(None, ctypes.c_int)(("PyGILState_Release", ctypes.pythonapi))
 
 
-class Server:
+class Server(BaseServer):
     """A WebSocket server.
 
         def on_message(connection, message):
@@ -125,7 +125,8 @@ class Server:
     `Response` refuses it. on_http(request) answers plain requests with a `Response`. An exception
     in a callback is logged and closes that connection with 1011.
 
-    With `dispatch="queue"` nothing is called: the program takes events with `poll`.
+    With `dispatch="queue"` nothing is called: the program takes events with `poll`. `wants` names
+    those that it wants beside "open", "message", "drain" and "close": "upgrade", "http", "pong".
     """
 
     def __init__(
@@ -185,9 +186,16 @@ class Server:
 
     def wait(self, timeout: Optional[float] = None) -> bool:
         """Waits until the server has stopped; False if the time was over first."""
+        ends = None if timeout is None else time.monotonic() + timeout
         if not self._is_polled and not self._stopped.wait(timeout):
             return False
-        return self._handle.wait(-1 if timeout is None else round(timeout * 1000)) == _abi.OK
+        # Now and then out of the library: a signal of Python's waits for that.
+        while True:
+            left = 0.1 if ends is None else min(0.1, max(0.0, ends - time.monotonic()))
+            if self._handle.wait(round(left * 1000)) == _abi.OK:
+                return True
+            if left == 0:
+                return False
 
     def close(self) -> None:
         """Stops, waits, and gives the server back."""
@@ -233,21 +241,6 @@ class Server:
     def connections(self) -> List[Connection]:
         """Those that are open."""
         return list(self._connections.values())
-
-    @property
-    def port(self) -> int:
-        return self._handle.port()
-
-    @property
-    def addresses(self) -> List[str]:
-        return self._handle.addresses()
-
-    def set(self, **options: object) -> None:
-        """Changes options while it runs: those that the option table marks as live."""
-        self._handle.set(options)
-
-    def stats(self) -> Dict[str, int]:
-        return self._handle.stats()
 
     def broadcast(self, connections: Iterable[Connection], message: Message) -> None:
         """Sends one message to many, sharing its bytes. Who is gone or too slow is skipped."""
@@ -346,7 +339,7 @@ class Server:
             body = _abi.bytes_at(data, length) if length else b""
             asking = Connection(self._handle, conn)
             asking._is_plain_request = True
-            asking.request = Request.of(self._handle.pointer, conn, body)
+            asking.learn(Request.of(self._handle.pointer, conn, body))
             return Event("http", asking)
         if kind == _abi.EV_STOPPED:
             _running.discard(self)
@@ -383,7 +376,9 @@ class Server:
             if left is not None and left <= 0:
                 return []
             # Not in the library: a signal of Python's would have to wait for its return.
-            select.select([self.fileno(queue)], [], [], left)
+            poller = select.poll()
+            poller.register(self.fileno(queue), select.POLLIN)
+            poller.poll(None if left is None else left * 1000)
 
     def wake(self, queue: int = 0) -> None:
         """Makes a `poll` on another thread return."""
@@ -439,7 +434,8 @@ def _other_callback(reference: "weakref.ref[Server]", unpack: Any) -> Any:
             kind, flags, conn, data, length, code, arg = unpack(_abi.bytes_at(event, size))
             if kind == _abi.EV_THREAD_START:
                 # One more than ctypes' own, which is given back when this returns: the thread
-                # keeps its interpreter state, and does not make one for each callback.
+                # keeps its interpreter state, and does not make one for each callback: from Python
+                # 3.11 on that would cost 8 us more for each.
                 _Ensure()
             elif kind == _abi.EV_THREAD_STOP:
                 _Release(0)
@@ -466,6 +462,7 @@ def _stop_all() -> None:
         if server._pid == os.getpid() and not server._is_polled:
             try:
                 server.stop(deadline=1.0)
-                server._handle.wait()
+                # Unless a callback never returns.
+                server._handle.wait(3000)
             except Exception:
                 logger.error("a server did not stop", exc_info=True)
