@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from support.places import LIBRARIES, ROOT
+from support.places import DOTNET, LIBRARIES, ROOT, TARGET
 
 sys.path.insert(0, str(ROOT / "bindings" / "python" / "src"))
 
@@ -78,12 +78,14 @@ def layouts_of_python():
 
 
 def layouts_of_csharp():
-    """The same, of the binding for C#: what its tests' program says to "layouts", as JSON."""
-    program = ROOT / "tests" / "bindings" / "csharp" / "layouts"
-    return json.loads(subprocess.check_output([program], text=True))
+    """The same, of the binding for C#: what its tests' program tells, as JSON."""
+    program = TARGET / "csharp" / "FullDuplex.Tests" / "netcoreapp3.1" / "FullDuplex.Tests.dll"
+    if not program.exists():
+        pytest.fail(f"{program} is missing: run `make csharp` first", pytrace=False)
+    return json.loads(subprocess.check_output([DOTNET, program, "--layouts"], text=True))
 
 
-LANGUAGES = {"python": layouts_of_python}
+LANGUAGES = {"python": layouts_of_python, "csharp": layouts_of_csharp}
 
 
 @pytest.fixture(params=LANGUAGES)
@@ -112,3 +114,9 @@ def test_a_function_of_the_python_binding_has_as_many_arguments_as_in_c():
         arguments = re.search(rf"^[\w ]+\**\b{name}\(([^;]*)\);$", HEADER, re.M)[1]
         count = 0 if arguments == "void" else arguments.count(",") + 1
         assert len(function.argtypes) == count, name
+
+
+def test_a_function_of_the_csharp_binding_has_as_many_arguments_as_in_c():
+    declared = layouts_of_csharp()["functions"]
+    in_c = re.findall(r"^[\w ]+\**\b(fdx_\w+)\(([^;]*)\);$", HEADER, re.M)
+    assert declared == {name: 0 if arguments == "void" else arguments.count(",") + 1 for name, arguments in in_c}

@@ -19,6 +19,8 @@ PYTHON27 = ENV / "py27" / "bin" / "python"
 WSTEST = ENV / "py27" / "bin" / "wstest"
 PROMTOOL = ENV / "promtool"
 NODE_MODULES = ENV / "node" / "node_modules"
+# The command of .NET Core, with what it needs.
+DOTNET = Path(os.environ.get("DOTNET", ENV / "dotnet" / "dotnet"))
 CLIENTS = ROOT / "tests" / "conformance" / "clients"
 
 REPORTS = TARGET / "test-reports"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.places import LIBRARIES, PROGRAMS, ROOT
+from support.places import LIBRARIES, PROGRAMS, ROOT, TARGET
 
 # For a program on a busy machine, not for the network: the tests never wait this long.
 PATIENCE_SECONDS = 20
@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 20
 LANGUAGES = {
     "c": lambda name: [str(PROGRAMS / name)],
     "python": lambda name: [sys.executable, str(ROOT / "examples" / "python" / f"{name}.py")],
-    "csharp": lambda name: [str(ROOT / "target" / "examples" / "csharp" / name)],
+    "csharp": lambda name: [str(TARGET / "examples" / "csharp" / name)],
 }
 # Their bindings are used out of the checkout.
 BINDINGS = {

@@ -17,10 +17,10 @@ namespace FullDuplex
         /// <summary>Something may need you.</summary>
         Warning = 2,
 
-        /// <summary>What servers and listeners do.</summary>
+        /// <summary>Who was refused or cut, and why.</summary>
         Info = 3,
 
-        /// <summary>What each connection does, and why.</summary>
+        /// <summary>What happens on the network.</summary>
         Debug = 4,
 
         /// <summary>Everything.</summary>

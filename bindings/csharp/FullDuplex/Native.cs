@@ -24,6 +24,9 @@ namespace FullDuplex
         internal const uint FDX_VERSION_MAJOR = 0, FDX_VERSION_MINOR = 1, FDX_VERSION_PATCH = 0, FDX_VERSION = 0x000100;
         internal const uint FDX_ABI = 0;
 
+        /// <summary>As the length of a string: it ends with NUL.</summary>
+        internal static readonly UIntPtr FDX_NTS = new UIntPtr(unchecked((void*)-1));
+
         internal const uint FDX_TEXT = 1, FDX_BINARY = 2;
         internal const uint FDX_F_COMPRESS = 1, FDX_F_NO_COMPRESS = 2, FDX_F_MORE = 4;
 
@@ -38,7 +41,7 @@ namespace FullDuplex
             FDX_CLOSED_BY_PROTOCOL = 5, FDX_CLOSED_BY_NETWORK = 6, FDX_CLOSED_BY_SHUTDOWN = 7;
 
         internal const uint FDX_OPTION_LIVE = 1;
-        internal const uint FDX_ROUTE_STREAM = 1, FDX_ROUTE_HTTP = 2;
+        internal const uint FDX_ROUTE_STREAM = 1, FDX_ROUTE_HTTP = 2, FDX_ROUTE_UPGRADE = 4, FDX_ROUTE_OTHER = 8;
         internal const uint FDX_CI_TLS = 1, FDX_CI_DEFLATE = 2;
 
         internal const int
@@ -85,6 +88,18 @@ namespace FullDuplex
             internal int code;
             internal ulong arg;
             internal ulong time_us;
+        }
+
+        internal struct fdx_batch_view
+        {
+            internal uint struct_size;
+            internal uint reserved;
+            internal fdx_event* events;
+            internal UIntPtr count;
+            internal UIntPtr stride;
+            internal byte* block;
+            internal UIntPtr block_len;
+            internal IntPtr batch;
         }
 
         internal struct fdx_handlers
@@ -194,6 +209,12 @@ namespace FullDuplex
         [DllImport(Library)] internal static extern int fdx_listener_fd(ServerHandle server, uint id, IntPtr* out_fd);
         [DllImport(Library)] internal static extern int fdx_listener_port(ServerHandle server, uint index, ushort* out_port);
 
+        [DllImport(Library)] internal static extern int fdx_poll(ServerHandle server, uint queue, UIntPtr max_events, int timeout_ms, fdx_batch_view* view);
+        [DllImport(Library)] internal static extern void fdx_batch_free(IntPtr batch);
+        [DllImport(Library)] internal static extern int fdx_wake(ServerHandle server, uint queue);
+        [DllImport(Library)] internal static extern int fdx_queue_fd(ServerHandle server, uint queue, IntPtr* out_fd);
+        [DllImport(Library)] internal static extern int fdx_queue_notify_fd(ServerHandle server, uint queue, IntPtr fd, byte* payload, UIntPtr len);
+
         [DllImport(Library)] internal static extern int fdx_accept(ServerHandle server, ulong conn, byte* subprotocol, byte* headers, UIntPtr len);
         [DllImport(Library)] internal static extern int fdx_reject(ServerHandle server, ulong conn, ushort status, byte* headers, UIntPtr hlen, byte* body, UIntPtr blen);
         [DllImport(Library)] internal static extern int fdx_http_reply(ServerHandle server, ulong conn, ushort status, byte* headers, UIntPtr hlen, byte* body, UIntPtr blen);
@@ -201,6 +222,7 @@ namespace FullDuplex
         [DllImport(Library)] internal static extern int fdx_request_headers(ServerHandle server, ulong conn, byte* buf, UIntPtr cap, UIntPtr* needed);
 
         [DllImport(Library)] internal static extern int fdx_send(ServerHandle server, ulong conn, uint kind, byte* data, UIntPtr len, uint flags);
+        [DllImport(Library)] internal static extern int fdx_submit(ServerHandle server, byte* records, UIntPtr len, int* results, UIntPtr results_cap);
         [DllImport(Library)] internal static extern MessageHandle fdx_msg_new(uint kind, byte* data, UIntPtr len);
         [DllImport(Library)] internal static extern IntPtr fdx_msg_ref(MessageHandle msg);
         [DllImport(Library)] internal static extern void fdx_msg_unref(IntPtr msg);

@@ -7,6 +7,16 @@ using System.Runtime.CompilerServices;
 
 namespace FullDuplex
 {
+    /// <summary>How events leave the library.</summary>
+    public enum Dispatch
+    {
+        /// <summary>By callbacks, which is what the routes of this binding are made for.</summary>
+        Io,
+
+        /// <summary>By a queue that is polled, which takes no callbacks: a server of this binding does not start with it.</summary>
+        Queue,
+    }
+
     /// <summary>When a connection's outbox is full.</summary>
     public enum SendFull
     {
@@ -91,6 +101,7 @@ namespace FullDuplex
         // A property finds its row by its name: MaxConnectionsPerIp is "max.connections_per_ip".
         private static readonly IReadOnlyDictionary<string, string> RowOf;
 
+        private static readonly string[] Dispatches = { "io", "queue" };
         private static readonly string[] SendFulls = { "close", "drop" };
         private static readonly string[] Deflates = { "off", "shared", "dedicated" };
         private static readonly string[] ClientAuths = { "none", "want", "need" };
@@ -151,6 +162,15 @@ namespace FullDuplex
 
         /// <summary>Shards, each a thread with connections of its own. With 1 no two callbacks ever run at once; 0 is one per core.</summary>
         public long Threads { get => GetNumber(); set => SetNumber(value); }
+
+        /// <summary>How events leave the library.</summary>
+        public Dispatch Dispatch { get => (Dispatch)GetChoice(Dispatches); set => SetText(Dispatches[(int)value]); }
+
+        /// <summary>How many queues there are with <see cref="FullDuplex.Dispatch.Queue"/>.</summary>
+        public long Queues { get => GetNumber(); set => SetNumber(value); }
+
+        /// <summary>What <see cref="WebSocketServer.ReceiveHighWater"/> is, with <see cref="FullDuplex.Dispatch.Queue"/>.</summary>
+        public long RecvHighWater { get => GetSize(); set => SetNumber(value); }
 
         // -- who may come -------------------------------------------------------------------------------
 

@@ -14,21 +14,34 @@ namespace FullDuplex.Tests
 
         private static readonly Type Native = typeof(WebSocketServer).Assembly.GetType("FullDuplex.Native", true)!;
 
-        /// <summary>{"structs": {name: {"size": n, "offsets": {field: n}}}, "constants": {name: n}}</summary>
+        /// <summary>
+        /// {"structs": {name: {"size": n, "fields": {field: [offset, size]}}}, "constants": {name: n}, "functions": {name: arguments}},
+        /// the constants without their prefix.
+        /// </summary>
         internal static string ToJson() => Object(new Dictionary<string, string>
         {
             ["structs"] = Object(Structs().ToDictionary(type => type.Name, Layout)),
-            ["constants"] = Object(Native.GetFields(Everything).Where(field => field.IsLiteral && field.FieldType != typeof(string))
-                .ToDictionary(field => field.Name, field => $"{field.GetRawConstantValue()}")),
+            ["constants"] = Object(Constants().ToDictionary(field => field.Name.Substring("FDX_".Length), Value)),
+            ["functions"] = Object(Functions().ToDictionary(method => method.Name, method => $"{method.GetParameters().Length}")),
         });
 
-        private static IEnumerable<Type> Structs() => Native.GetNestedTypes(Everything).Where(type => type.IsValueType);
+        private static IEnumerable<Type> Structs() =>
+            Native.GetNestedTypes(Everything).Where(type => type.IsValueType && type.Name.StartsWith("fdx_", StringComparison.Ordinal));
+
+        private static IEnumerable<FieldInfo> Constants() =>
+            Native.GetFields(Everything).Where(field => field.Name.StartsWith("FDX_", StringComparison.Ordinal));
+
+        private static IEnumerable<MethodInfo> Functions() =>
+            Native.GetMethods(Everything).Where(method => method.Name.StartsWith("fdx_", StringComparison.Ordinal));
+
+        private static string Value(FieldInfo constant) =>
+            constant.GetValue(null) is UIntPtr length ? $"{unchecked((long)length.ToUInt64())}" : $"{constant.GetValue(null)}";
 
         private static string Layout(Type type) => Object(new Dictionary<string, string>
         {
             ["size"] = $"{Marshal.SizeOf(type)}",
-            ["offsets"] = Object(type.GetFields(Everything).ToDictionary(
-                field => field.Name.TrimStart('@'), field => $"{Marshal.OffsetOf(type, field.Name)}")),
+            ["fields"] = Object(type.GetFields(Everything).ToDictionary(field => field.Name,
+                field => $"[{Marshal.OffsetOf(type, field.Name)}, {(field.FieldType.IsPointer ? IntPtr.Size : Marshal.SizeOf(field.FieldType))}]")),
         });
 
         private static string Object(Dictionary<string, string> members) =>

@@ -3,6 +3,7 @@ using System;
 using System.Collections.Generic;
 using System.IO;
 using System.Linq;
+using System.Net.Security;
 using System.Net.Sockets;
 using System.Net.WebSockets;
 using System.Text;
@@ -22,12 +23,11 @@ namespace FullDuplex.Tests
 
         public ClientWebSocket Socket { get; }
 
-        public static async Task<Peer> Connect(WebSocketServer server, string target = "/", Action<ClientWebSocketOptions>? options = null, string scheme = "ws")
+        public static async Task<Peer> Connect(WebSocketServer server, string target = "/", Action<ClientWebSocketOptions>? options = null)
         {
             var socket = new ClientWebSocket();
             options?.Invoke(socket.Options);
-            string host = scheme == "ws" ? "127.0.0.1" : "localhost";
-            await socket.ConnectAsync(new Uri($"{scheme}://{host}:{server.Port}{target}"), Soon());
+            await socket.ConnectAsync(new Uri($"ws://127.0.0.1:{server.Port}{target}"), Soon());
             return new Peer(socket);
         }
 
@@ -61,25 +61,32 @@ namespace FullDuplex.Tests
     /// <summary>A WebSocket written by hand, which can send thousands of messages at once.</summary>
     internal sealed class BarePeer : IDisposable
     {
-        private readonly NetworkStream stream;
+        private readonly Stream stream;
         private byte[] unread = new byte[64 * 1024];
         private int from, to;
 
-        private BarePeer(TcpClient client)
+        private BarePeer(TcpClient client, Stream stream)
         {
             Client = client;
-            stream = client.GetStream();
+            this.stream = stream;
         }
 
         public TcpClient Client { get; }
 
-        public static async Task<BarePeer> Connect(WebSocketServer server, string target = "/", int receiveBuffer = 0)
+        public static async Task<BarePeer> Connect(WebSocketServer server, string target = "/", int receiveBuffer = 0, bool isSecure = false)
         {
             var client = new TcpClient { NoDelay = true };
             if (receiveBuffer > 0)
                 client.ReceiveBufferSize = receiveBuffer;
             await client.ConnectAsync("127.0.0.1", server.Port);
-            var peer = new BarePeer(client);
+            Stream stream = client.GetStream();
+            if (isSecure)
+            {
+                var secure = new SslStream(stream, false, (sender, shown, chain, errors) => true);
+                await secure.AuthenticateAsClientAsync("localhost");
+                stream = secure;
+            }
+            var peer = new BarePeer(client, stream);
             await peer.Write(Encoding.ASCII.GetBytes($"GET {target} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
                 "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"));
             string head = "";

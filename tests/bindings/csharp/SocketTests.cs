@@ -200,7 +200,8 @@ namespace FullDuplex.Tests
             }
             await Eventually.True(() => log.Entries.Any(one => one.Exception?.Message == "in close"), "the log tells of OnClose");
             using (Peer next = await Peer.Connect(server))
-                server.Dispose(); // while somebody listens to the log
+                next.Socket.Abort();
+            server.Dispose(); // while somebody listens to the log
         }
 
         [Test]
