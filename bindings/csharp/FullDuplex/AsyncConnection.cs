@@ -30,6 +30,7 @@ namespace FullDuplex
         private readonly TaskCompletionSource<CloseStatus> closed =
             new TaskCompletionSource<CloseStatus>(TaskCreationOptions.RunContinuationsAsynchronously);
         private readonly Lazy<CancellationTokenSource> gone;
+        private object? closeStatus; // in a box, so that other threads see all of it or nothing
 
         internal AsyncConnection(Connection connection, Request request, string subprotocol)
         {
@@ -50,7 +51,7 @@ namespace FullDuplex
         public string? Subprotocol { get; }
 
         /// <summary>How the connection ended; null while it has not.</summary>
-        public CloseStatus? CloseStatus { get; private set; }
+        public CloseStatus? CloseStatus => (CloseStatus?)Volatile.Read(ref closeStatus);
 
         /// <summary>Is cancelled when the connection has ended.</summary>
         public CancellationToken Closed
@@ -150,28 +151,33 @@ namespace FullDuplex
         internal void Run(Func<AsyncConnection, Task> handler, string pattern)
         {
             Connection.Server.HandlerBegins();
-            ThreadPool.UnsafeQueueUserWorkItem(async _ =>
+            if (Connection.Server.HandlersNeverBlock)
+                _ = Handle(handler, pattern);
+            else
+                ThreadPool.UnsafeQueueUserWorkItem(state => { _ = Handle(handler, pattern); }, null);
+        }
+
+        private async Task Handle(Func<AsyncConnection, Task> handler, string pattern)
+        {
+            try
             {
-                try
-                {
-                    await handler(this).ConfigureAwait(false);
-                    Connection.Server.Close(Connection.Id, 1000, "");
-                }
-                catch (OperationCanceledException) when (CloseStatus != null)
-                {
-                    // The connection ended, and the handler with it.
-                }
-                catch (Exception exception)
-                {
-                    Log.Write(Connection.Id, $"the handler of {pattern} threw; its connection closes with 1011", exception);
-                    Connection.Server.Close(Connection.Id, 1011, "");
-                }
-                finally
-                {
-                    inbox.Abandon();
-                    Connection.Server.HandlerEnds();
-                }
-            }, null);
+                await handler(this).ConfigureAwait(false);
+                Connection.Server.Close(Connection.Id, 1000, "");
+            }
+            catch (OperationCanceledException) when (CloseStatus != null)
+            {
+                // The connection ended, and the handler with it.
+            }
+            catch (Exception exception)
+            {
+                Log.Write(Connection.Id, $"the handler of {pattern} threw; its connection closes with 1011", exception);
+                Connection.Server.Close(Connection.Id, 1011, "");
+            }
+            finally
+            {
+                inbox.Abandon();
+                Connection.Server.HandlerEnds();
+            }
         }
 
         internal void Receive(Message message) => inbox.Add(message);
@@ -180,7 +186,8 @@ namespace FullDuplex
 
         internal void Ended(CloseStatus status)
         {
-            CloseStatus = status;
+            // With a fence: either this sees that somebody has asked for the token, or who asks sees this.
+            Interlocked.Exchange(ref closeStatus, status);
             outbox.Closed();
             inbox.End();
             closed.TrySetResult(status);

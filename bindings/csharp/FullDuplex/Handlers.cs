@@ -110,14 +110,7 @@ namespace FullDuplex
         private Connection ConnectionOf(Native.fdx_event* e) => new Connection(Server, e->conn, StateOf(e));
 
 #if NET472
-        private static ArraySegment<byte> Payload(Native.fdx_event* e)
-        {
-            int length = checked((int)e->len);
-            byte[] copy = Text.Scratch(length);
-            fixed (byte* to = copy)
-                Buffer.MemoryCopy(e->data, to, copy.Length, length);
-            return new ArraySegment<byte>(copy, 0, length);
-        }
+        private static ArraySegment<byte> Payload(Native.fdx_event* e) => new ArraySegment<byte>(Text.Copy(e->data, e->len));
 #else
         private static ReadOnlySpan<byte> Payload(Native.fdx_event* e) => new ReadOnlySpan<byte>(e->data, checked((int)e->len));
 #endif

@@ -13,8 +13,8 @@ using BoolTask = System.Threading.Tasks.ValueTask<bool>;
 namespace FullDuplex
 {
     /// <summary>
-    /// The library's thread adds, one reader takes. The reader goes on by the thread pool, never on the library's thread.
-    /// Over its limit the inbox pauses the connection, and below half of it lets it go on.
+    /// The library's thread adds, one reader takes. The reader goes on by the thread pool, and not on the library's thread
+    /// unless it promises never to block. Over its limit the inbox pauses the connection, and below half of it lets it go on.
     /// </summary>
     internal sealed class Inbox
 #if NETCOREAPP3_1
@@ -30,7 +30,7 @@ namespace FullDuplex
         private readonly Connection connection;
         private readonly Queue<Message> messages = new Queue<Message>();
         private long bytes;
-        private bool isPaused, isEnded, isAbandoned, isCancelled, isWaiting;
+        private bool isPaused, isEnded, isAbandoned, isCancelled, isWaiting, isWoken;
         private CancellationToken cancellation;
 
         internal Inbox(Connection connection) => this.connection = connection;
@@ -42,6 +42,7 @@ namespace FullDuplex
 
         internal void Add(Message message)
         {
+            bool wakes;
             lock (gate)
             {
                 if (isAbandoned)
@@ -54,8 +55,12 @@ namespace FullDuplex
                     isPaused = true;
                     connection.Server.Pause(connection.Id);
                 }
-                Wake();
+                wakes = Wakes();
             }
+            if (wakes && connection.Server.HandlersNeverBlock)
+                GoOn();
+            else if (wakes)
+                Schedule();
         }
 
         internal void End()
@@ -140,15 +145,19 @@ namespace FullDuplex
         /// <summary>Has the reader go on, on the thread pool, if it waits.</summary>
         private void Wake()
         {
-            if (!isWaiting || isWoken)
-                return;
-            isWoken = true;
-            Schedule();
+            if (Wakes())
+                Schedule();
         }
 
-        private bool isWoken;
+        /// <summary>True if the reader waits; then the caller must see to it that it goes on.</summary>
+        private bool Wakes()
+        {
+            bool wakes = isWaiting && !isWoken;
+            isWoken |= wakes;
+            return wakes;
+        }
 
-        /// <summary>On the thread pool.</summary>
+        /// <summary>The reader goes on, on this thread.</summary>
         private void GoOn()
         {
             bool gotOne, wasCancelled;

@@ -35,7 +35,9 @@ namespace FullDuplex
         /// <summary>The bytes of a text, valid until this thread encodes the next one. Half a surrogate pair becomes U+FFFD.</summary>
         internal static byte[] Encode(string text, out int length)
         {
-            byte[] bytes = Scratch(Encoding.UTF8.GetMaxByteCount(text.Length));
+            // The most it can be is quick to say, and too much for a long one.
+            bool isShort = text.Length < KeptBytesMax / 4;
+            byte[] bytes = Scratch(isShort ? Encoding.UTF8.GetMaxByteCount(text.Length) : Encoding.UTF8.GetByteCount(text));
             length = Encoding.UTF8.GetBytes(text, 0, text.Length, bytes, 0);
             return bytes;
         }

@@ -1,6 +1,7 @@
 // The face that users of Fleck know: a socket with callbacks.
 using System;
 using System.Collections.Generic;
+using System.Threading;
 using System.Threading.Tasks;
 
 namespace FullDuplex
@@ -103,6 +104,8 @@ namespace FullDuplex
         private static readonly Action Nothing = () => { };
 
         private readonly Lazy<Guid> id = new Lazy<Guid>(Guid.NewGuid);
+        private volatile bool isAvailable;
+        private object? closeStatus; // in a box, so that other threads see all of it or nothing
 
         internal WebSocketConnection(Connection connection, Request request, string subprotocol)
         {
@@ -127,13 +130,20 @@ namespace FullDuplex
 
         public IWebSocketConnectionInfo ConnectionInfo => this;
 
-        public bool IsAvailable { get; internal set; }
+        public bool IsAvailable { get => isAvailable; internal set => isAvailable = value; }
 
         public Connection Connection { get; }
 
-        public CloseStatus? CloseStatus { get; internal set; }
+        public CloseStatus? CloseStatus => (CloseStatus?)Volatile.Read(ref closeStatus);
 
         internal Outbox Outbox { get; } = new Outbox();
+
+        internal void Ended(CloseStatus status)
+        {
+            isAvailable = false;
+            Volatile.Write(ref closeStatus, status);
+            Outbox.Closed();
+        }
 
         public Task<SendResult> Send(string message)
         {
@@ -228,9 +238,7 @@ namespace FullDuplex
         {
             if (!(StateOf(e) is WebSocketConnection socket))
                 return;
-            socket.IsAvailable = false;
-            socket.CloseStatus = CloseOf(e);
-            socket.Outbox.Closed();
+            socket.Ended(CloseOf(e));
             socket.OnClose();
         }
 

@@ -68,6 +68,13 @@ namespace FullDuplex
         /// </summary>
         public int ReceiveHighWater { get; set; } = 128 * 1024;
 
+        /// <summary>
+        /// Asynchronous handlers begin, and go on with the next message, on the library's thread instead of the thread pool:
+        /// small messages cost half. For handlers that never block between two awaits; one that does holds up the other
+        /// connections of its thread. Set it before the start.
+        /// </summary>
+        public bool HandlersNeverBlock { get; set; }
+
         // -- routes ---------------------------------------------------------------------------------------
 
         /// <summary>

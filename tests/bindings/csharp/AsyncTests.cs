@@ -158,6 +158,33 @@ namespace FullDuplex.Tests
         }
 
         [Test]
+        public async Task Handlers_that_never_block_go_on_on_the_servers_thread()
+        {
+            var threads = new ConcurrentDictionary<string, int>();
+            server.HandlersNeverBlock = true;
+            server.StartAsync(async connection =>
+            {
+                await foreach (Message message in connection)
+                {
+                    threads.TryAdd($"{Thread.CurrentThread.IsThreadPoolThread} {Thread.CurrentThread.ManagedThreadId}", 0);
+                    await connection.SendAsync(message);
+                }
+            });
+            using Peer one = await Peer.Connect(server), two = await Peer.Connect(server);
+            for (int number = 0; number < 100; number++)
+            {
+                await one.Send($"{number}");
+                await two.Send(new string('x', 1000));
+                Check.Equal($"{number}", await one.Receive());
+                Check.Equal(new string('x', 1000), await two.Receive());
+            }
+            Check.Contains("False", threads.Keys.Single());
+            await one.Close();
+            two.Socket.Abort();
+            await server.StopAsync(Deadline);
+        }
+
+        [Test]
         public async Task SendAsync_waits_at_the_high_water_until_the_drain()
         {
             var results = new ConcurrentQueue<SendResult>();

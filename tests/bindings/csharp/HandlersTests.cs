@@ -26,6 +26,24 @@ namespace FullDuplex.Tests
         }
 
         [Test]
+        public async Task The_bytes_of_a_message_stay_as_they_are_while_its_handler_sends()
+        {
+            server.Route("/*", new Handlers
+            {
+                OnMessage = (connection, kind, data) =>
+                {
+                    connection.Send("something else");
+                    connection.Send(data, kind);
+                },
+            });
+            server.Start();
+            using Peer peer = await Peer.Connect(server);
+            await peer.Send("hello");
+            Check.Equal("something else", await peer.Receive());
+            Check.Equal("hello", await peer.Receive());
+        }
+
+        [Test]
         public async Task Events_come_in_order_and_carry_the_state_that_was_stored()
         {
             var told = new ConcurrentQueue<string>();
