@@ -89,10 +89,11 @@ def test_the_package_has_every_target_the_library_and_the_documentation(package)
 
 
 def test_a_program_with_the_package_runs_the_code_of_the_readme(package, tmp_path):
-    blocks = re.findall(r"```csharp\n(.*?)```", (BINDING / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 4
+    readmes = [(folder / "README.md").read_text() for folder in (BINDING, ROOT)]
+    blocks = [block for text in readmes for block in re.findall(r"```csharp\n(.*?)```", text, re.DOTALL)]
+    assert len(blocks) >= 5
     methods = [
-        "static WebSocketServer Block%d()\n{\n%s\nreturn server;\n}\n" % (number, block.replace("0.0.0.0:9990", "127.0.0.1:0"))
+        "static WebSocketServer Block%d()\n{\n%s\nreturn server;\n}\n" % (number, re.sub(r"[\d.]+:\d+", "127.0.0.1:0", block))
         for number, block in enumerate(blocks)
     ]
     runs = "".join(f"await Try(Block{number}());\n" for number in range(len(blocks)))
