@@ -51,19 +51,23 @@ demo: examples
 demo-python: library
 	PYTHONPATH=bindings/python/src $(PYTHON) examples/python/chat.py --listen $(DEMO_LISTEN) --page examples/web/chat.html
 
-# With the `build` of tests/setup.sh, or `make wheel PYTHON=...` of one that has it.
 wheel: library
-	$(PYTHON) -m build --wheel --outdir target/wheels bindings/python
+	$(PYTHON) -m venv target/wheel-env
+	target/wheel-env/bin/pip wheel --quiet --no-deps --wheel-dir target/wheels bindings/python
 
-# -- C#: nothing is downloaded; tests/setup.sh puts the SDK there ------------------------------------------------
+# -- C#: with the SDK that the tests use, or DOTNET=... -----------------------------------------------------------
 
-DOTNET ?= $(abspath target/test-env/dotnet/dotnet)
+OUR_DOTNET := $(abspath target/test-env/dotnet/dotnet)
+DOTNET ?= $(OUR_DOTNET)
 CSHARP_PROGRAMS := Echo Chat Gatekeeper
 CSHARP_PROJECTS := bindings/csharp/FullDuplex $(CSHARP_PROGRAMS:%=examples/csharp/%) tests/bindings/csharp
 
 .PHONY: csharp demo-csharp
 
-csharp: library
+$(OUR_DOTNET):
+	tests/dotnet.sh $(@D)
+
+csharp: library $(filter $(OUR_DOTNET),$(DOTNET))
 	for project in $(CSHARP_PROJECTS); do \
 	    $(DOTNET) build $$project --configuration Release --nologo --verbosity quiet -clp:NoSummary || exit 1; done
 	@mkdir -p target/examples/csharp
@@ -72,8 +76,9 @@ csharp: library
 	    printf '#!/bin/sh\nexec %s %s "$$@"\n' $(DOTNET) $(abspath target/csharp)/$$program/netcoreapp3.1/$$program.dll > $$file; \
 	    chmod +x $$file; done
 
-demo-csharp: csharp
-	target/examples/csharp/chat --listen $(DEMO_LISTEN) --page examples/web/chat.html
+demo-csharp: library $(filter $(OUR_DOTNET),$(DOTNET))
+	$(DOTNET) build examples/csharp/Chat --configuration Release --nologo --verbosity quiet -clp:NoSummary
+	exec $(DOTNET) target/csharp/Chat/netcoreapp3.1/Chat.dll --listen $(DEMO_LISTEN) --page examples/web/chat.html
 
 test:
 	tests/run
@@ -84,6 +89,7 @@ autobahn: examples
 
 autobahn-bindings: examples
 	tests/setup.sh
+	$(MAKE) --silent csharp
 	cd tests && AUTOBAHN=bindings ../target/test-env/py3/bin/python -m pytest -q conformance/test_autobahn.py -k bindings
 
 lint:

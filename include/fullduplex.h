@@ -736,7 +736,7 @@ fdx_status fdx_listener_fd(fdx_server *server, uint32_t id, ptrdiff_t *out_fd);
 fdx_status fdx_listener_port(fdx_server *server, uint32_t index, uint16_t *out_port);
 
 // Takes events out of a queue, in their order. [wait] With "dispatch" = "queue" this is how all
-// events come; no callback is called. At most `max_events` (0: as many as there are); waits up
+// events come; no callback is called. At most `max_events` come (0: as many as lie together); waits up
 // to `timeout_ms` for the first (0: not at all; negative: for ever). One thread at a time polls a
 // queue, or events of one connection are handled by two at once.
 //

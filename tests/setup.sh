@@ -106,6 +106,8 @@ iniconfig==2.3.1
 packaging==26.3
 pluggy==1.7.0
 Pygments==2.21.0
+pytest-xdist==3.8.0
+execnet==2.1.2
 websockets==17.4
 prometheus_client==0.26.0
 playwright==1.65.2

@@ -89,7 +89,7 @@ pub struct Engine {
     /// Memory for the driver to read long frames into.
     lent: Vec<(Slot, Buffer, usize)>,
     /// Of a command that is being obeyed: what a panic leaves of it is obeyed all the same.
-    submitted: Submitted,
+    submitted: Option<Submitted>,
     /// The embedder's words that are not needed any more.
     discarded: Vec<(ConnId, Box<dyn Release>)>,
     stopping: Option<Stopping>,
@@ -277,7 +277,7 @@ impl Engine {
             inflation: Inflation::default(),
             deflaters: Deflaters::default(),
             lent: Vec::new(),
-            submitted: Submitted::default(),
+            submitted: None,
             discarded: Vec::new(),
             stopping: None,
             now,
@@ -494,7 +494,7 @@ impl Engine {
                 self.obey_send(conn, kind, &Outgoing::Shared(payload), last, wish);
             }
             Command::SendMany(submitted) => {
-                self.submitted = submitted;
+                self.submitted = Some(submitted);
                 self.obey_submitted();
             }
             Command::SendMessage { conn, message, wish } => {
@@ -559,15 +559,18 @@ impl Engine {
     }
 
     pub fn obey_submitted(&mut self) {
-        let block = self.submitted.block.clone();
-        while let Some(Part { conn, kind, last, wish, payload }) = self.submitted.parts.pop_front() {
+        let Some(Submitted { block, .. }) = &self.submitted else { return };
+        let block = block.clone();
+        let next = |submitted: &mut Submitted| submitted.parts.pop_front();
+        while let Some(part) = self.submitted.as_mut().and_then(next) {
+            let Part { conn, kind, last, wish, payload } = part;
             let outgoing = match payload {
                 PartPayload::InBlock { start, len } => Outgoing::Copied(&block[start..start + len]),
                 PartPayload::Own(buffer) => Outgoing::Shared(buffer),
             };
             self.obey_send(conn, kind, &outgoing, last, wish);
         }
-        self.submitted = Submitted::default();
+        self.submitted = None;
     }
 
     /// After a time in which a connection was not read.

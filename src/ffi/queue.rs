@@ -41,7 +41,7 @@ pub struct fdx_batch_view {
 }
 
 /// Takes events out of a queue, in their order. [wait] With "dispatch" = "queue" this is how all
-/// events come; no callback is called. At most `max_events` (0: as many as there are); waits up
+/// events come; no callback is called. At most `max_events` come (0: as many as lie together); waits up
 /// to `timeout_ms` for the first (0: not at all; negative: for ever). One thread at a time polls a
 /// queue, or events of one connection are handled by two at once.
 ///
@@ -239,7 +239,7 @@ impl Handler for Enqueuer {
             EventKind::Stopped => {
                 self.is_last = true;
                 for batch in &mut self.batches {
-                    let _ = batch.push(&[], |start| placed(event_of(&self.owner, view), start));
+                    batch.push(&[], |start| placed(event_of(&self.owner, view), start));
                 }
                 return;
             }
@@ -247,14 +247,20 @@ impl Handler for Enqueuer {
         }
         let queue = self.owner.queue_of(view.conn);
         let batch = &mut self.batches[queue];
-        let event = event_of(&self.owner, view);
-        if batch.push(view.payload, |start| placed(event, start)).is_err() {
-            return turn.lack_memory(view.conn);
+        let mut event = event_of(&self.owner, view);
+        let mut payload = view.payload;
+        if !batch.has_room(payload.len()) {
+            // Coming and going is told in any case; what a message says is not left out.
+            if !matches!(view.kind, EventKind::Open | EventKind::Close { .. }) {
+                return turn.lack_memory(view.conn);
+            }
+            (payload, event.len) = (&[], 0);
         }
+        batch.push(payload, |start| placed(event, start));
         if view.conn == ConnId::NONE {
             return;
         }
-        turn.count_unread(view.conn, unread_bytes(view.payload.len()));
+        turn.count_unread(view.conn, unread_bytes(payload.len()));
         if is_about_request(&event) {
             if let Ok(request) = self.owner.server.request(view.conn) {
                 self.owner.queues[queue].keep_request(view.conn, request);

@@ -99,7 +99,7 @@ impl Server {
         } else {
             Sent::Queued
         };
-        leave(made)?;
+        leave(made).inspect_err(|_| entry.take_from_mailbox(conn, charge(len)))?;
         entry.go_on(conn, before, begun);
         Ok(sent)
     }

@@ -96,10 +96,6 @@ pub enum Polled<R> {
     Stopped,
 }
 
-/// There is no memory for it.
-#[derive(Debug)]
-pub struct NoRoom;
-
 impl<R: Record> Queue<R> {
     /// Puts a turn's events in, and leaves an empty batch. With `is_last` nothing comes after.
     pub fn put(&self, batch: &mut Batch<R>, is_last: bool) {
@@ -337,18 +333,23 @@ impl<R: Record> State<R> {
 }
 
 impl<R: Record> Batch<R> {
-    /// Takes in an event with its payload; `event` makes it from the payload's place. Without
-    /// memory nothing changes.
-    pub fn push(&mut self, payload: &[u8], event: impl FnOnce(usize) -> R) -> Result<(), NoRoom> {
-        self.events.try_reserve(1).map_err(|_| NoRoom)?;
-        let block = Arc::get_mut(&mut self.block).expect("what is filled has no parts yet");
-        block.try_reserve(payload.len()).map_err(|_| NoRoom)?;
+    /// Makes room for a payload, of which a peer chooses the size. False: there is no memory.
+    pub fn has_room(&mut self, len: usize) -> bool {
+        self.own_block().try_reserve(len).is_ok()
+    }
+
+    /// Takes in an event with its payload; `event` makes it from the payload's place.
+    pub fn push(&mut self, payload: &[u8], event: impl FnOnce(usize) -> R) {
+        let block = self.own_block();
         let start = block.len();
         block.extend_from_slice(payload);
         let event = event(start);
         self.arrivals += usize::from(event.is_arrival());
         self.events.push(event);
-        Ok(())
+    }
+
+    fn own_block(&mut self) -> &mut Vec<u8> {
+        Arc::get_mut(&mut self.block).expect("what is filled has no parts yet")
     }
 
     /// Keeps a word of the embedder's until this is freed.
@@ -471,7 +472,7 @@ mod tests {
     fn put(queue: &Queue<Event>, payloads: &[&[u8]]) {
         let mut batch = Batch::default();
         for payload in payloads {
-            batch.push(payload, |start| Event(start, payload.len())).unwrap();
+            batch.push(payload, |start| Event(start, payload.len()));
         }
         queue.put(&mut batch, false);
         assert!(batch.events.is_empty() && batch.block.is_empty());
@@ -600,7 +601,7 @@ mod tests {
             assert!(matches!(wake, Polled::Woken));
             let end = while_somebody_waits(&|| {
                 let mut last = Batch::default();
-                last.push(b"", |start| Event(start, 0)).unwrap();
+                last.push(b"", |start| Event(start, 0));
                 queue.put(&mut last, true);
             });
             assert!(matches!(end, Polled::Batch(_)));
@@ -649,7 +650,7 @@ mod tests {
             let (queue, released) = (Queue::default(), Arc::new(AtomicUsize::new(0)));
             let mut batch = Batch::default();
             for _ in 0..3 {
-                batch.push(b"carries it", |start| Event(start, 10)).unwrap();
+                batch.push(b"carries it", |start| Event(start, 10));
             }
             batch.keep(Box::new(Counted(released.clone())));
             queue.put(&mut batch, false);

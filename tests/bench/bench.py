@@ -4,7 +4,8 @@
 - the floor, a loop that only receives, unmasks and sends (without TLS and compression);
 - with --peers, tokio-tungstenite with rustls, and Node's ws.
 
-And our bindings: the echo in Python beside websockets, picows, aiohttp and socketify, the echo in C# beside Kestrel.
+And our bindings: the echo in Python (asyncio) beside websockets, picows, aiohttp and socketify; those in C#, one with callbacks
+and one that awaits, beside Kestrel.
 
     tests/bench/bench.py                                   echo and floor, all scenarios
     tests/bench/bench.py --scenario 50x20 --rounds 10      one of them, longer

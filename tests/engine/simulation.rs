@@ -9,7 +9,7 @@ mod client;
 mod embedder;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -68,7 +68,7 @@ fn ten_thousand_conversations_with_faults_keep_every_promise() {
             && all.messages > 5 * count,
         "{all:?}"
     );
-    assert!(all.compressed > enough, "{all:?}");
+    assert!(all.compressed > enough && all.crowded > count, "{all:?}");
     assert!(all.rejected > enough && all.drains > enough && all.lent > enough / 10, "{all:?}");
     assert!(all.closed_by[1..].iter().all(|&closes| closes > enough / 5), "{all:?}");
     assert!(
@@ -108,6 +108,8 @@ pub struct Census {
     compressed: u64,
     arrived: u64,
     drains: u64,
+    /// Connections with too much unread, over all turns.
+    crowded: u64,
     faults: u64,
     words: u64,
     /// Waits that read into lent memory.
@@ -245,6 +247,10 @@ impl Conversation {
             connections: BTreeMap::new(),
             undecided: Vec::new(),
             paused: Vec::new(),
+            unread: Vec::new(),
+            read_on: Vec::new(),
+            unread_max: settings.receive.high_water_bytes,
+            crowded: BTreeSet::new(),
             releases: Vec::new(),
             panics: 0,
             wrong: Vec::new(),
@@ -321,6 +327,7 @@ impl Conversation {
     fn turn(&mut self) -> Result<(), String> {
         self.turns += 1;
         let told = self.shared.borrow().told;
+        self.shared.borrow_mut().note_crowded();
         self.shard.turn();
         let mut shared = self.shared.borrow_mut();
         self.spins = if self.kernel.was_for_nothing() && shared.told == told { self.spins + 1 } else { 0 };
@@ -352,7 +359,12 @@ impl Conversation {
         let is_rude = !self.plan.is_peaceful;
         if self.dice.hits(20) {
             self.settings.swap(0, 1);
+            shared.unread_max = self.settings[0].receive.high_water_bytes;
             self.post(Command::Apply(self.settings[0].clone()));
+        }
+        shared.free_some();
+        for conn in shared.read_on.drain(..) {
+            self.post(Command::ReadOn { conn });
         }
         if let Some(conn) = shared.undecided.pop() {
             let rejects = is_rude && self.dice.hits(300);
@@ -500,6 +512,7 @@ impl Census {
             (&mut self.compressed, other.compressed),
             (&mut self.arrived, other.arrived),
             (&mut self.drains, other.drains),
+            (&mut self.crowded, other.crowded),
             (&mut self.faults, other.faults),
             (&mut self.words, other.words),
             (&mut self.lent, other.lent),
@@ -573,6 +586,7 @@ fn config(dice: &mut Dice, plan: &Plan, longest: &str) -> Config {
     set("send.low_water", &["0", "512", "16k"], &["0", "512", "16k"]);
     set("send.limit", &["1g"], &["1k", "20k", "1m"]);
     set("send.full", &["close"], &["close", "drop"]);
+    set("recv.high_water", &["0", "300", "128k"], &["0", "300", "128k"]);
     set("timeout.handshake", &["1h"], &["100ms", "2s", "10s", "10s"]);
     set("timeout.close", &["1h"], &["100ms", "1s", "5s"]);
     set("timeout.idle", &["0"], &["0", "0", "200ms", "60s"]);

@@ -4,7 +4,10 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
+import time
 import urllib.request
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from support import wire
 from support.dialects import RFC_6455
 from support.places import ROOT, TARGET
+from support.programs import BINDINGS
 
 README = ROOT / "README.md"
 BEGIN, END = re.escape("<!-- options: begin"), re.escape("<!-- options: end -->")
@@ -85,6 +89,28 @@ def test_the_restart_leaves_a_new_server_at_the_same_port(tmp_path):
 def echoes_hello(port):
     with RFC_6455.open(port) as connection:
         return connection.send(RFC_6455.text(b"hello")).read(7) == RFC_6455.echo(b"hello")
+
+
+def test_the_server_in_python_echoes():
+    [code] = blocks("python")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-c", code.replace("9990", str(port))],
+                              env={**os.environ, **BINDINGS})
+    try:
+        wait_until_something_listens(port, server)
+        assert echoes_hello(port)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def wait_until_something_listens(port, server):
+    while server.poll() is None:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.02)
 
 
 def test_every_settings_file_is_understood():

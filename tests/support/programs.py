@@ -26,8 +26,7 @@ LANGUAGES = {
     "csharp": lambda name: [str(TARGET / "examples" / "csharp" / name)],
 }
 # Their bindings are used out of the checkout.
-ENVIRONMENT = {
-    **os.environ,
+BINDINGS = {
     "PYTHONPATH": str(ROOT / "bindings" / "python" / "src"),
     "FULLDUPLEX_LIBRARY": str(LIBRARIES / "libfullduplex.so"),
 }
@@ -92,7 +91,7 @@ class Program:
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.errors, cwd=ROOT,
-            pass_fds=self.descriptors, env=ENVIRONMENT,
+            pass_fds=self.descriptors, env={**os.environ, **BINDINGS},
         )
         self.lines = queue.Queue()
         threading.Thread(target=self._read_lines, daemon=True).start()
@@ -174,7 +173,7 @@ def run_to_end(name, *arguments, launcher=(), descriptors=()):
     try:
         done = subprocess.run(
             [*launcher, *command_of(name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5,
-            cwd=ROOT, pass_fds=descriptors, env=ENVIRONMENT,
+            cwd=ROOT, pass_fds=descriptors, env={**os.environ, **BINDINGS},
         )
     except subprocess.TimeoutExpired as running:
         pytest.fail(f"{' '.join([name, *arguments])} runs instead of ending; it printed {running.stdout!r}", pytrace=False)

@@ -88,12 +88,12 @@ def test_the_package_has_every_target_the_library_and_the_documentation(package)
         assert {f"lib/{target}/FullDuplex.dll", f"lib/{target}/FullDuplex.xml"} <= set(listed)
 
 
-def test_a_program_with_the_package_runs_the_code_of_the_readmes(package, tmp_path):
-    readmes = [ROOT / "README.md", BINDING / "README.md"]
-    blocks = [block for readme in readmes for block in re.findall(r"```csharp\n(.*?)```", readme.read_text(), re.DOTALL)]
+def test_a_program_with_the_package_runs_the_code_of_the_readme(package, tmp_path):
+    readmes = [(folder / "README.md").read_text() for folder in (BINDING, ROOT)]
+    blocks = [block for text in readmes for block in re.findall(r"```csharp\n(.*?)```", text, re.DOTALL)]
     assert len(blocks) >= 6
     methods = [
-        "static WebSocketServer Block%d()\n{\n%s\nreturn server;\n}\n" % (number, re.sub(r"ws://[\d.]+:\d+", "ws://127.0.0.1:0", block))
+        "static WebSocketServer Block%d()\n{\n%s\nreturn server;\n}\n" % (number, re.sub(r"[\d.]+:\d+", "127.0.0.1:0", block))
         for number, block in enumerate(blocks)
     ]
     runs = "".join(f"await Try(Block{number}());\n" for number in range(len(blocks)))

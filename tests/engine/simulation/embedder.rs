@@ -2,7 +2,7 @@
 //! know whether what it is told can be true.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +40,13 @@ pub struct Shared {
     /// Requests without a decision, and connections that are not read.
     pub undecided: Vec<ConnId>,
     pub paused: Vec<ConnId>,
+    /// Events that it keeps, with what they count, and connections that may be read on, since enough of
+    /// that was freed while the shard was at work.
+    pub unread: Vec<(ConnId, usize)>,
+    pub read_on: Vec<ConnId>,
+    pub unread_max: usize,
+    /// Who had too much unread when the turn began.
+    pub crowded: BTreeSet<ConnId>,
     /// By word: how often it was released.
     pub releases: Vec<Arc<AtomicUsize>>,
     /// Panics thrown on purpose.
@@ -87,6 +94,8 @@ pub struct Habits {
     floods: u32,
     pings: u32,
     pauses: u32,
+    keeps_events: u32,
+    frees: u32,
     keeps_words: u32,
     closes: u32,
     aborts: u32,
@@ -104,6 +113,8 @@ impl Habits {
             sends_to_others: rate(&[0, 100, 500]),
             pings: rate(&[0, 50]),
             pauses: rate(&[0, 0, 100]),
+            keeps_events: rate(&[0, 0, 300, 1000]),
+            frees: rate(&[0, 300]),
             keeps_words: rate(&[0, 100, 500]),
             ..Self::default()
         };
@@ -154,6 +165,28 @@ impl Shared {
         scene::counted(word, &releases)
     }
 
+    /// Before a turn.
+    pub fn note_crowded(&mut self) {
+        let has_too_much = |conn: &ConnId| {
+            let entry = self.table.find(*conn);
+            entry.is_some_and(|(entry, _)| entry.get().has_too_much_unread())
+        };
+        let crowded = self.open().map(|(conn, _)| conn).filter(has_too_much).collect();
+        self.crowded = crowded;
+        self.census.crowded += self.crowded.len() as u64;
+    }
+
+    /// Frees some of the events that it keeps, as `Server::freed` does it.
+    pub fn free_some(&mut self) {
+        for _ in 0..self.dice.unevenly_up_to(self.unread.len()).min(self.unread.len()) {
+            let (conn, len) = self.unread.swap_remove(self.dice.below(self.unread.len()));
+            let Some((entry, _)) = self.table.find(conn) else { continue };
+            if entry.get().take_unread(conn, len, self.unread_max) {
+                self.read_on.push(conn);
+            }
+        }
+    }
+
     /// As `Server::send` does it: counted first, then posted.
     pub fn send_from_afar(&mut self, conn: ConnId) -> Option<Command> {
         let (entry, life) = self.table.find(conn)?;
@@ -199,6 +232,10 @@ impl Shared {
         let conn = event.conn;
         if conn == ConnId::NONE {
             return Ok(());
+        }
+        let was_read = matches!(event.kind, EventKind::Message(_) | EventKind::Ping | EventKind::Pong { .. });
+        if was_read && self.crowded.contains(&conn) {
+            return Err(format!("{conn:?} is read although too much of it is unread"));
         }
         let asks = self.habits.wants_upgrade;
         let known = self.known(conn);
@@ -369,6 +406,14 @@ impl Handler for Embedder {
         if let Err(wrong) = shared.check(event) {
             shared.wrong.push(wrong);
             return;
+        }
+        if event.conn != ConnId::NONE && shared.hits(|habits| habits.keeps_events) {
+            let len = event.payload.len() + 64;
+            turn.count_unread(event.conn, len);
+            shared.unread.push((event.conn, len));
+        }
+        if shared.hits(|habits| habits.frees) {
+            shared.free_some();
         }
         // A panic at the news of a panic is one that is counted and not told.
         if event.conn != ConnId::NONE || event.kind == EventKind::Fault {
