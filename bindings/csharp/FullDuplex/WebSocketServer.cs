@@ -302,7 +302,8 @@ namespace FullDuplex
     /// </summary>
     internal static class Running
     {
-        private static readonly TimeSpan GoodByes = TimeSpan.FromMilliseconds(250), Patience = TimeSpan.FromSeconds(2);
+        // A callback out of which the process exits does not return: its thread is waited for in vain.
+        private static readonly TimeSpan GoodByes = TimeSpan.FromMilliseconds(250), Patience = TimeSpan.FromSeconds(1);
         private static readonly ConcurrentDictionary<WebSocketServer, bool> Servers = new ConcurrentDictionary<WebSocketServer, bool>();
 
         static Running() => AppDomain.CurrentDomain.ProcessExit += (sender, args) =>
