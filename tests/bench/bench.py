@@ -4,8 +4,8 @@
 - the floor, a loop that only receives, unmasks and sends (without TLS and compression);
 - with --peers, tokio-tungstenite with rustls, and Node's ws.
 
-And our bindings: the echo in Python (asyncio) beside websockets, picows, aiohttp and socketify; those in C#, one with callbacks
-and one that awaits, beside Kestrel.
+And our bindings: the echo in Python (asyncio) beside websockets, picows, aiohttp and socketify; those in C#, with
+callbacks and awaiting, beside Kestrel.
 
     tests/bench/bench.py                                   echo and floor, all scenarios
     tests/bench/bench.py --scenario 50x20 --rounds 10      one of them, longer
@@ -118,7 +118,7 @@ def commands_of(mode, installed, options):
     if options.control:
         return {"floor": servers.command("floor", PLAIN), "floor again": servers.command("floor", PLAIN)}
     ours = servers.ours(mode)
-    names = ["floor", *([] if options.no_echo else [ours, servers.ECHO_LEVEL_2, servers.CSHARP_AWAITS]), *installed]
+    names = ["floor", *([] if options.no_echo else [ours, servers.ECHO_LEVEL_2, *servers.FACES]), *installed]
     commands = {name: servers.command(name, mode) for name in names}
     for setting in options.set if ours in commands else []:
         commands[ours] += ["--set", setting]

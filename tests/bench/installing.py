@@ -23,7 +23,6 @@ def build_ours(modes):
     """Builds what of ours `make examples` leaves out; the modes that then have one."""
     try:
         if CSHARP in modes:
-            dotnet_build(ROOT / "examples" / "csharp" / "Echo")
             dotnet_build(HERE / "csharp")
     except subprocess.CalledProcessError as failed:
         keep_away("C#", failed)

@@ -18,10 +18,8 @@ ECHO_LEVEL_2 = "echo, level 2"
 CERT, KEY = BUILT / "cert.pem", BUILT / "key.pem"
 
 ECHO_PY = ROOT / "examples" / "python" / "echo.py"
-# The binding's two faces: callbacks, and a handler that awaits.
-SOCKETS_DLL = ROOT / "target" / "csharp" / "Sockets" / "netcoreapp3.1" / "Sockets.dll"
-ECHO_DLL = ROOT / "target" / "csharp" / "Echo" / "netcoreapp3.1" / "Echo.dll"
-CSHARP_AWAITS = "csharp, awaiting"
+FACES_DLL = ROOT / "target" / "csharp" / "Faces" / "netcoreapp3.1" / "Faces.dll"
+FACES = {"csharp": "callbacks", "csharp, awaiting": "awaiting", "csharp, awaiting, never blocking": "never-blocking"}
 
 WS = HERE / "peers" / "ws.js"
 NODE_MODULES = BUILT / "ws" / "node_modules"
@@ -68,10 +66,10 @@ def command(name, mode):
 
 
 def binding_command(name, mode):
-    if name == OURS[mode]:
-        return listening([sys.executable, str(ECHO_PY)] if mode == PYTHON else [str(dotnet()), str(SOCKETS_DLL)])
-    if mode == CSHARP and name == CSHARP_AWAITS:
-        return listening([str(dotnet()), str(ECHO_DLL)])
+    if mode == PYTHON and name == OURS[mode]:
+        return listening([sys.executable, str(ECHO_PY)])
+    if mode == CSHARP and name in FACES:
+        return listening([str(dotnet()), str(FACES_DLL), FACES[name]])
     if mode == PYTHON and name in PYTHON_LIBRARIES:
         # socketify's library looks for libuv.
         words = ["env", f"LD_LIBRARY_PATH={PYTHON_PEERS / 'libuv'}", str(PYTHON_PEERS / "bin" / "python")]
