@@ -21,7 +21,8 @@ main() {
     sdk "$folder/sdk"
     openssl_1_1 "$folder/openssl"
     command_of "$folder"
-    "$folder/dotnet" --version >/dev/null
+    # The first command of all says welcome at length.
+    "$folder/dotnet" nuget locals all --list >/dev/null
 }
 
 sdk() {

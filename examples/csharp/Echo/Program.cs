@@ -13,7 +13,8 @@ namespace Examples
             var line = new CommandLine("echo", "sends every message back", "127.0.0.1:9001");
             return line.Run(arguments, () =>
             {
-                var server = new WebSocketServer(line.Options);
+                // The handler waits for nothing but its connection, so it needs no thread of the pool.
+                var server = new WebSocketServer(line.Options) { HandlersNeverBlock = true };
                 server.RouteAsync("/*", async connection =>
                 {
                     await foreach (Message message in connection)
