@@ -2,6 +2,7 @@
 need nothing but pytest, `websockets`, `aiohttp` and `uvloop`."""
 
 import asyncio
+import signal
 import sys
 from contextlib import ExitStack
 
@@ -13,6 +14,8 @@ sys.path.insert(0, str(SOURCES))
 
 
 def pytest_configure(config):
+    # A shell starts its background jobs with Ctrl-C ignored, and their children would ignore it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "once: on one version of Python only")
 
 
