@@ -2,6 +2,7 @@
 need nothing but pytest, `websockets`, `aiohttp` and `uvloop`."""
 
 import asyncio
+import signal
 import sys
 from contextlib import ExitStack
 
