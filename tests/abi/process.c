@@ -124,6 +124,41 @@ static void let_go_of_the_parents_server(void)
     serve_in_the_child();
 }
 
+static fdx_batch *parents_batch;
+static counter words_released;
+
+static void free_the_parents_batch(void)
+{
+    fdx_batch_free(parents_batch);
+    CHECK(counter_get(&words_released) == 0);
+}
+
+static void a_batch_freed_in_a_forked_child_is_the_parents_all_the_same(void)
+{
+    host *h = host_start_with("dispatch = queue\n", 0, 0, NULL, NULL);
+    client c = client_open(h->port);
+    fdx_batch_view view;
+
+    memset(&view, 0, sizeof view);
+    view.struct_size = sizeof view;
+    CHECK_STATUS(FDX_OK, fdx_poll(h->server, 0, 1, -1, &view));
+    CHECK_STATUS(FDX_OK, fdx_conn_set_data(h->server, view.events->conn, &words_released, count_drop));
+    fdx_batch_free(view.batch);
+    client_leave(&c);
+    CHECK_STATUS(FDX_OK, fdx_poll(h->server, 0, 1, -1, &view));
+    CHECK(view.events->type == FDX_EV_CLOSE);
+    sleep_ms(50);                           /* by now the word goes with the batch */
+    parents_batch = view.batch;
+    in_a_child(free_the_parents_batch);
+    fdx_batch_free(parents_batch);
+    CHECK_SOON(counter_get(&words_released) == 1);
+    CHECK_STATUS(FDX_OK, fdx_server_stop(h->server, 1001, "", 0, 0, 1000));
+    CHECK_STATUS(FDX_OK, fdx_server_wait(h->server, 30000));
+    fdx_server_unref(h->server);
+    CHECK_SOON(counter_get(&h->dropped) == 1);
+    host_free(h);
+}
+
 static void a_child_may_end_by_exit_and_the_parent_goes_on_serving(void)
 {
     client c;
@@ -1018,6 +1053,7 @@ static void a_queue_that_memory_does_not_suffice_for_refuses_the_next_message(vo
 int main(void)
 {
     PROVE(after_a_fork_each_call_on_the_parents_server_fails_and_a_new_server_works);
+    PROVE(a_batch_freed_in_a_forked_child_is_the_parents_all_the_same);
     PROVE(a_child_may_end_by_exit_and_the_parent_goes_on_serving);
     PROVE(a_callback_may_fork);
     PROVE(a_fork_in_the_middle_of_logging_leaves_a_child_that_can_log);

@@ -605,35 +605,6 @@ static void the_word_kept_with_a_connection_lives_until_its_close_was_freed(void
     CHECK(counter_get(&drops) == 1);
 }
 
-static void a_batch_freed_in_a_forked_child_is_the_parents_all_the_same(void)
-{
-    counter drops = { 0 };
-    fdx_batch_view view;
-    fdx_conn conn;
-    client c;
-    int state;
-    pid_t child;
-
-    start(QUEUE, 0);
-    c = client_open(h->port);
-    conn = await(FDX_EV_OPEN, 1).conn;
-    CHECK_STATUS(FDX_OK, fdx_conn_set_data(h->server, conn, &drops, count_drop));
-    client_leave(&c);
-    CHECK_TAKE(FDX_OK, take(0, 0, PATIENCE_MS, &view));
-    CHECK(view.events->type == FDX_EV_CLOSE);
-    sleep_ms(50);                                               /* by now the word goes with the batch */
-    child = fork();
-    if (child == 0) {
-        fdx_batch_free(view.batch);
-        _exit(counter_get(&drops) == 0 ? 0 : 1);
-    }
-    CHECK(child > 0 && waitpid(child, &state, 0) == child);
-    CHECK(WIFEXITED(state) && WEXITSTATUS(state) == 0);
-    fdx_batch_free(view.batch);
-    CHECK_SOON(counter_get(&drops) == 1);
-    end();
-}
-
 static void what_nobody_took_is_released_with_the_server(void)
 {
     counter drops = { 0 };
@@ -1426,7 +1397,6 @@ int main(void)
     PROVE(batches_live_until_they_are_freed_in_any_order_on_any_thread_after_the_server);
     PROVE(parts_of_what_came_together_are_freed_one_by_one);
     PROVE(the_word_kept_with_a_connection_lives_until_its_close_was_freed);
-    PROVE(a_batch_freed_in_a_forked_child_is_the_parents_all_the_same);
     PROVE(what_nobody_took_is_released_with_the_server);
     PROVE(a_connection_belongs_to_one_queue_for_life);
     PROVE(a_stop_wakes_who_waits_in_every_queue);
