@@ -14,17 +14,18 @@ pub mod plain;
 mod receiving;
 pub mod routes;
 mod sealed;
+pub mod submitted;
 pub mod table;
 mod timeouts;
 pub mod timers;
 pub mod turn;
 mod writing;
 
-use std::collections::{TryReserveError, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::buffer::{Buffer, copied};
+use crate::buffer::Buffer;
 use crate::config::Settings;
 use crate::driver::outbox::Spares;
 use crate::driver::{Completion, Driver};
@@ -41,10 +42,11 @@ use limits::Gate;
 use plain::{Pages, Reply};
 use receiving::{Aside, Source};
 use routes::Routes;
+use submitted::Submitted;
 use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
 use timers::Timers;
 use turn::{EventView, Handler, Message, Turn};
-use writing::{Outgoing, SHARED_BYTES_MIN};
+use writing::Outgoing;
 
 /// The connections of one shard.
 pub struct Engine {
@@ -181,55 +183,6 @@ pub enum Command {
     /// Options have changed.
     Apply(Arc<Settings>),
     Tell(Event),
-}
-
-/// Messages that a thread sends together, in their order. Short ones lie in one block.
-#[derive(Default)]
-pub struct Submitted {
-    parts: VecDeque<Part>,
-    block: Arc<Vec<u8>>,
-}
-
-struct Part {
-    conn: ConnId,
-    kind: Kind,
-    last: bool,
-    wish: Wish,
-    payload: PartPayload,
-}
-
-enum PartPayload {
-    InBlock { start: usize, len: usize },
-    Own(Arc<Buffer>),
-}
-
-impl Submitted {
-    pub fn push(
-        &mut self,
-        conn: ConnId,
-        kind: Kind,
-        data: &[u8],
-        last: bool,
-        wish: Wish,
-    ) -> Result<(), TryReserveError> {
-        self.parts.try_reserve(1)?;
-        let payload = if data.len() < SHARED_BYTES_MIN {
-            let block = Arc::get_mut(&mut self.block).expect("it is shared only when it is obeyed");
-            block.try_reserve(data.len())?;
-            let start = block.len();
-            block.extend_from_slice(data);
-            PartPayload::InBlock { start, len: data.len() }
-        } else {
-            // It goes to the kernel from there.
-            PartPayload::Own(Arc::new(copied(data)?.into()))
-        };
-        self.parts.push_back(Part { conn, kind, last, wish, payload });
-        Ok(())
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
-    }
 }
 
 /// What an engine is made of.
@@ -556,21 +509,6 @@ impl Engine {
             Command::Apply(settings) => self.apply(settings),
             Command::Tell(event) => self.events.push_back(event),
         }
-    }
-
-    pub fn obey_submitted(&mut self) {
-        let Some(Submitted { block, .. }) = &self.submitted else { return };
-        let block = block.clone();
-        let next = |submitted: &mut Submitted| submitted.parts.pop_front();
-        while let Some(part) = self.submitted.as_mut().and_then(next) {
-            let Part { conn, kind, last, wish, payload } = part;
-            let outgoing = match payload {
-                PartPayload::InBlock { start, len } => Outgoing::Copied(&block[start..start + len]),
-                PartPayload::Own(buffer) => Outgoing::Shared(buffer),
-            };
-            self.obey_send(conn, kind, &outgoing, last, wish);
-        }
-        self.submitted = None;
     }
 
     /// After a time in which a connection was not read.

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use fullduplex::engine::Command;
 use fullduplex::engine::event::{ClosedBy, EventKind};
-use fullduplex::engine::{Command, Submitted};
+use fullduplex::engine::submitted::Submitted;
 use fullduplex::protocol::deflate::Wish;
 use fullduplex::protocol::{Dialect, Kind};
 
