@@ -256,17 +256,33 @@ impl Server {
         }
     }
 
+    /// Events were freed, each with its connection and what it counted.
+    pub fn freed(&self, events: impl Iterator<Item = (ConnId, usize)>) {
+        let most = self.settings().receive.high_water_bytes;
+        let free = |conn: ConnId, len: usize| {
+            let Ok((entry, _)) = self.find(conn) else { return };
+            if entry.get().take_unread(conn, len, most) {
+                let _ = self.post(None, conn, Command::ReadOn { conn });
+            }
+        };
+        // Those of one connection often follow each other.
+        let (mut conn, mut bytes) = (ConnId::NONE, 0);
+        for (next, len) in events {
+            if next != conn {
+                free(conn, std::mem::take(&mut bytes));
+                conn = next;
+            }
+            bytes += len;
+        }
+        free(conn, bytes);
+    }
+
     /// A connection's entry in its shard's table, and how far it has come.
     pub fn find(&self, conn: ConnId) -> Result<(EntryRef, Life), Misuse> {
         self.tables.get(conn.shard()).and_then(|table| table.find(conn)).ok_or(Misuse::NoConnection)
     }
 
-    pub(super) fn post(
-        &self,
-        turn: Option<&mut Turn<'_>>,
-        conn: ConnId,
-        command: Command,
-    ) -> Result<(), Misuse> {
+    fn post(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, command: Command) -> Result<(), Misuse> {
         match turn {
             Some(turn) => {
                 turn.obey(command);

@@ -19,7 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Dispatch, ListenAddress, LiveError, Settings, StaticFiles, TEXT_BYTES_MAX};
+use crate::config::{Config, ListenAddress, LiveError, Settings, StaticFiles, TEXT_BYTES_MAX};
 use crate::driver::Driver;
 use crate::driver::listen::{self, Bound, Inherit, ListenSocket};
 use crate::driver::mio::{ARENA_BYTES, MioDriver};
@@ -28,7 +28,6 @@ use crate::engine::routes::Routes;
 use crate::engine::table::Table;
 use crate::engine::turn::{Handler, Misuse};
 use crate::engine::{Command, Engine, Parts};
-use crate::id::ConnId;
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::tls::{Acceptor, CertificateError, Certificates};
 use files::Files;
@@ -457,34 +456,9 @@ impl Server {
         self.ports.get()?.get(index).copied()
     }
 
-    /// Must the embedder poll its events?
-    pub fn dispatch(&self) -> Dispatch {
-        self.settings().dispatch
-    }
-
+    /// How many queues there are, should its events be polled.
     pub fn queues(&self) -> usize {
         usize::from(self.settings().queues)
-    }
-
-    /// Events were freed, each with its connection and what it counted.
-    pub fn freed(&self, events: impl Iterator<Item = (ConnId, usize)>) {
-        let most = self.settings().receive.high_water_bytes;
-        let free = |conn: ConnId, len: usize| {
-            let Ok((entry, _)) = self.find(conn) else { return };
-            if entry.get().take_unread(conn, len, most) {
-                let _ = self.post(None, conn, Command::ReadOn { conn });
-            }
-        };
-        // Those of one connection often follow each other.
-        let (mut conn, mut bytes) = (ConnId::NONE, 0);
-        for (next, len) in events {
-            if next != conn {
-                free(conn, std::mem::take(&mut bytes));
-                conn = next;
-            }
-            bytes += len;
-        }
-        free(conn, bytes);
     }
 
     /// Is this a thread of the server's own?
