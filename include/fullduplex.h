@@ -8,7 +8,7 @@
  *     A call that would wait for its own thread returns FDX_E_DEADLOCK.
  *  R3 No callback ever runs on the stack of a call you make. (Destructors,
  *     fdx_drop_fn, are no callbacks: one may run when you give up the last use.)
- *  R4 One event record for everything that is told.
+ *  R4 One event record for everything that is told, by callbacks or by polling.
  *  R5 Only fixed-width integers, size_t, pointers and function pointers cross.
  *     No enum, bool, bit-field, union, long, varargs, struct by value, and no
  *     macro or inline function that is needed to use the library.
@@ -93,7 +93,7 @@
 // A fragment of the message follows; see `fdx_send`.
 #define FDX_F_MORE 4u
 
-// A handshake waits for `fdx_accept` or `fdx_reject`. Only with `on_upgrade`.
+// A handshake waits for `fdx_accept` or `fdx_reject`. Only with `on_upgrade`, or `FDX_ROUTE_UPGRADE`.
 #define FDX_EV_UPGRADE 1u
 
 // A connection is open. `data` is the negotiated subprotocol.
@@ -133,7 +133,7 @@
 // A bug of ours was contained. `data` says what it cost.
 #define FDX_EV_FAULT 13u
 
-// The last event of the server; only THREAD_STOP comes after it.
+// The last event of the server, and of each queue; only THREAD_STOP comes after it.
 #define FDX_EV_STOPPED 14u
 
 // The first event on a thread of the library that will call you: a place to attach. Not polled.

@@ -32,7 +32,7 @@ pub const FDX_F_NO_COMPRESS: u32 = 0x02;
 /// A fragment of the message follows; see `fdx_send`.
 pub const FDX_F_MORE: u32 = 0x04;
 
-/// A handshake waits for `fdx_accept` or `fdx_reject`. Only with `on_upgrade`.
+/// A handshake waits for `fdx_accept` or `fdx_reject`. Only with `on_upgrade`, or `FDX_ROUTE_UPGRADE`.
 pub const FDX_EV_UPGRADE: u32 = 1;
 /// A connection is open. `data` is the negotiated subprotocol.
 pub const FDX_EV_OPEN: u32 = 2;
@@ -61,7 +61,7 @@ pub const FDX_EV_HTTP: u32 = 9;
 pub const FDX_EV_LISTENER: u32 = 12;
 /// A bug of ours was contained. `data` says what it cost.
 pub const FDX_EV_FAULT: u32 = 13;
-/// The last event of the server; only THREAD_STOP comes after it.
+/// The last event of the server, and of each queue; only THREAD_STOP comes after it.
 pub const FDX_EV_STOPPED: u32 = 14;
 /// The first event on a thread of the library that will call you: a place to attach. Not polled.
 pub const FDX_EV_THREAD_START: u32 = 15;
