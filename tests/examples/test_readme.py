@@ -132,7 +132,7 @@ def test_the_option_table_is_the_librarys():
     assert README.read_text()[begin:begin + len(table)] == table, "UPDATE_README=1 make test writes it"
 
 
-@pytest.mark.parametrize("target", ["demo", "demo-python"])
+@pytest.mark.parametrize("target", ["demo", "demo-python", "demo-csharp"])
 def test_make_demo_serves_the_chat_page(target):
     # In a process group of its own: `make` starts the server, and both must end.
     demo = subprocess.Popen(["make", "--silent", target, "DEMO_LISTEN=127.0.0.1:0"], cwd=ROOT, text=True,
