@@ -335,10 +335,6 @@ class WebSocket(BaseConnection):
         if self._closed is not None:
             return
         self._server._flush()
-        if self._is_paused:
-            # The peer's answer must be read.
-            self._is_paused = False
-            _abi.fdx_resume(self._handle.pointer, self.id)
         _abi.fdx_close(self._handle.pointer, self.id, code, text, len(text))
         self._is_held = self._is_closing = True
         self._drained.wake()
@@ -465,11 +461,6 @@ class AsyncServer(BaseServer):
         self._flush()
         self._handle.stop(code, reason, spread, deadline)
         self._is_closing = True
-        for ws in list(self._connections.values()):
-            if ws._is_paused:
-                # The peer's answer to the close must be read.
-                ws._is_paused = False
-                _abi.fdx_resume(self._handle.pointer, ws.id)
 
     async def wait_closed(self) -> None:
         """Waits until it has stopped and every handler has returned."""
