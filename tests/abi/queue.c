@@ -82,6 +82,16 @@ static void take_the_rest(uint32_t queue)
     CHECK_TAKE(FDX_E_STOPPED, take_and_free(queue, 0, -1));
 }
 
+/* The last of a server that has stopped. */
+static void let_go(void)
+{
+    CHECK_STATUS(FDX_OK, fdx_server_wait(h->server, 30000));
+    fdx_server_unref(h->server);
+    CHECK_SOON(counter_get(&h->dropped) == 1);
+    host_check_lives(h);
+    host_free(h);
+}
+
 static void end_with(uint32_t queues)
 {
     uint32_t queue;
@@ -90,11 +100,7 @@ static void end_with(uint32_t queues)
     for (queue = 0; queue < queues; queue++)
         take_the_rest(queue);
     CHECK(host_count(h, FDX_EV_STOPPED) == queues);
-    CHECK_STATUS(FDX_OK, fdx_server_wait(h->server, 30000));
-    fdx_server_unref(h->server);
-    CHECK_SOON(counter_get(&h->dropped) == 1);
-    host_check_lives(h);
-    host_free(h);
+    let_go();
 }
 
 static void end(void)
@@ -657,11 +663,7 @@ static void a_connection_belongs_to_one_queue_for_life(void)
         CHECK(per_queue[queue] > 0);
     }
     CHECK(host_count(h, FDX_EV_OPEN) == CLIENTS && host_count(h, FDX_EV_STOPPED) == QUEUES);
-    CHECK_STATUS(FDX_OK, fdx_server_wait(h->server, 30000));
-    fdx_server_unref(h->server);
-    CHECK_SOON(counter_get(&h->dropped) == 1);
-    host_check_lives(h);
-    host_free(h);
+    let_go();
 }
 
 static void a_stop_wakes_who_waits_in_every_queue(void)
