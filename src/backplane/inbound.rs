@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use redis::Value;
 
-use super::link::Broken;
+use super::link::{Broken, in_words};
 use super::slots::slot_of;
 
 /// The subscribing half of a link to one server.
@@ -334,7 +334,7 @@ impl Inbound {
         for name in &asked.channels {
             self.count_answer(name);
         }
-        let why = error.to_string();
+        let why = in_words(error);
         if asked.what != What::Subscribe {
             // Who may not PING is there all the same; who may not give back a channel hears more
             // than it wants.

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use mio::{Registry, Token};
-use redis::{ConnectionInfo, RedisConnectionInfo, Value};
+use redis::{ConnectionInfo, RedisConnectionInfo, ServerError, Value};
 use rustls::ClientConfig;
 
 use super::inbound::{Came, Inbound, Words};
@@ -103,6 +103,11 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// An error as the server has put it.
+pub fn in_words(error: &ServerError) -> String {
+    format!("{} {}", error.code(), error.details().unwrap_or_default()).trim_end().to_string()
 }
 
 /// What all links have in common.
@@ -412,7 +417,7 @@ impl Login {
             // Older than Redis 6, or not to be known: what needs to be known shows later.
             (Step::Hello | Step::Name, _) => return Ok(()),
         };
-        Err(Broken(format!("{why} ({error})")))
+        Err(Broken(format!("{why} ({})", in_words(error))))
     }
 }
 

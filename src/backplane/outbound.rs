@@ -8,7 +8,7 @@ use redis::Value;
 use super::Post;
 use super::envelope::{Envelope, NodeId, Publisher, Stamp};
 use super::heard::WINDOW;
-use super::link::Broken;
+use super::link::{Broken, in_words};
 use super::pace::Backoff;
 
 /// The publishing half of a link to one server.
@@ -197,7 +197,7 @@ impl Outbound {
             Value::ServerError(error) => error,
             _ => return Err(unasked()),
         };
-        let why = error.to_string();
+        let why = in_words(&error);
         match error.code() {
             "MOVED" | "ASK" => {
                 self.again.push_back(parcel);

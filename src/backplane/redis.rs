@@ -15,7 +15,7 @@ use mio::{Events, Poll, Token, Waker};
 use rustls::ClientConfig;
 
 use super::inbound::Words;
-use super::link::{Broken, Health, Link, Login, Notice, Surroundings};
+use super::link::{Broken, Health, Link, Login, Notice, Surroundings, in_words};
 use super::outbound::Parcel;
 use super::pace::Backoff;
 use super::slots::{Master, SlotMap, slot_of};
@@ -603,7 +603,7 @@ fn slot_map(server: &ConnectionInfo, reply: &Value) -> Result<SlotMap, String> {
         {
             Ok(SlotMap::single(Master { host: host.to_string(), port }))
         }
-        Value::ServerError(error) => Err(format!("CLUSTER SLOTS was answered by {error}")),
+        Value::ServerError(error) => Err(format!("CLUSTER SLOTS was answered by {}", in_words(error))),
         reply => SlotMap::from_reply(reply, host),
     }
 }
