@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::envelope::{Envelope, Publisher, Stamp};
+use super::envelope::Publisher;
 use super::{Alarm, News, Post, Shared, Waiting};
 
 /// What an embedder's backplane does for the server. Called on one thread, one at a time; each may
@@ -52,7 +52,7 @@ pub(super) fn run(shared: &Shared, carrier: &dyn Carrier) {
             is_down_news
                 || !waiting.changes.is_empty()
                 || waiting.stop_at.is_some()
-                || is_up && !waiting.posts.is_empty()
+                || is_up && (!waiting.posts.is_empty() || shared.has_notes(waiting))
         };
         if is_idle {
             shared.sleep(is_new, |has_work| {
@@ -62,8 +62,7 @@ pub(super) fn run(shared: &Shared, carrier: &dyn Carrier) {
             });
         }
     }
-    let left = own.posts.drain(..).map(|post| shared.settle(post.cost())).count();
-    shared.lose(left as u64);
+    shared.drop_all(own.posts.len(), own.posts.iter().map(Post::cost).sum());
 }
 
 /// What the thread has to itself.
@@ -89,6 +88,8 @@ impl Own<'_> {
     fn take(&mut self) -> Work {
         let mut waiting = self.shared.lock();
         self.posts.append(&mut waiting.posts);
+        let notes = self.shared.notes(&mut waiting);
+        self.posts.extend(notes);
         Work {
             changes: waiting.changes.drain().collect(),
             stop_at: waiting.stop_at,
@@ -129,12 +130,10 @@ impl Own<'_> {
             let Some(post) = self.posts.pop_front() else { return };
             self.sequence += 1;
             let publisher = Publisher { node: self.shared.node, stream: 0 };
-            let lost = self.shared.lost.load(Relaxed);
-            let stamp = Stamp { publisher, sequence: self.sequence, lost };
-            let envelope = Envelope { stamp, kind: post.kind, wish: post.wish, payload: &post.payload };
-            self.carrier.publish(&self.channel(&post.topic), &envelope.encode());
+            let envelope = post.envelope(publisher, self.sequence);
+            self.carrier.publish(&self.channel(&post.topic), &envelope);
             self.shared.settle(post.cost());
-            self.shared.sent.fetch_add(1, Relaxed);
+            self.shared.sent.fetch_add(u64::from(post.cost() > 0), Relaxed);
         }
     }
 

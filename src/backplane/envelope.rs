@@ -1,9 +1,10 @@
 //! What travels between servers: one published message, with who published it and as which one.
 //!
 //! ```text
-//! 0  "FDX"   4  flags: kind (bit 0), wish (bits 1 and 2)    21  sequence   37  payload
-//! 3  version 5  publisher: node (8), stream (8)             29  lost
+//! 0  "FDX"     4  flags: kind (bit 0), wish (bits 1 and 2), note (bit 3)    21  sequence   37  payload
+//! 3  version   5  publisher: node (8), stream (8)                           29  lost
 //! ```
+//! A note has no payload: it only says that something was lost, where nothing else came after it.
 //! Numbers are little-endian. What is malformed, or of another version, is refused whole: nodes of
 //! two versions can stand beside each other while one is replaced by the other.
 
@@ -14,6 +15,12 @@ use crate::protocol::deflate::Wish;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Envelope<'a> {
     pub stamp: Stamp,
+    /// `None`: a note.
+    pub message: Option<Message<'a>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Message<'a> {
     pub kind: Kind,
     pub wish: Wish,
     pub payload: &'a [u8],
@@ -25,7 +32,7 @@ pub struct Stamp {
     pub publisher: Publisher,
     /// Rises by one with each message of a stream, in the order in which they were written.
     pub sequence: u64,
-    /// How many publishes this node has lost until it wrote this one.
+    /// How many publishes this node had lost when it was asked for this one.
     pub lost: u64,
 }
 
@@ -79,24 +86,16 @@ impl std::fmt::Display for Unreadable {
 
 impl<'a> Envelope<'a> {
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + self.payload.len());
+        let payload = self.message.map_or(&[][..], |message| message.payload);
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + payload.len());
         bytes.extend_from_slice(MAGIC);
         bytes.push(VERSION);
-        let kind = match self.kind {
-            Kind::Text => 0,
-            Kind::Binary => KIND_BINARY,
-        };
-        let wish = match self.wish {
-            Wish::Auto => 0,
-            Wish::Compressed => WISH_COMPRESSED,
-            Wish::Plain => WISH_PLAIN,
-        };
-        bytes.push(kind | wish);
+        bytes.push(self.message.map_or(NOTE, |message| flags(&message)));
         bytes.extend_from_slice(&self.stamp.publisher.node.0);
         bytes.extend_from_slice(&self.stamp.publisher.stream.to_le_bytes());
         bytes.extend_from_slice(&self.stamp.sequence.to_le_bytes());
         bytes.extend_from_slice(&self.stamp.lost.to_le_bytes());
-        bytes.extend_from_slice(self.payload);
+        bytes.extend_from_slice(payload);
         bytes
     }
 
@@ -113,19 +112,40 @@ impl<'a> Envelope<'a> {
         let (stream, rest) = number(rest)?;
         let (sequence, rest) = number(rest)?;
         let (lost, payload) = number(rest)?;
-        let kind = if flags & KIND_BINARY == 0 { Kind::Text } else { Kind::Binary };
-        let wish = match flags & !KIND_BINARY {
-            0 => Wish::Auto,
-            WISH_COMPRESSED => Wish::Compressed,
-            WISH_PLAIN => Wish::Plain,
-            _ => return Err(Unreadable::Malformed),
+        let message = match flags {
+            NOTE if payload.is_empty() => None,
+            _ => Some(message(flags, payload)?),
         };
-        if kind == Kind::Text && simdutf8::basic::from_utf8(payload).is_err() {
-            return Err(Unreadable::NotUtf8);
-        }
         let publisher = Publisher { node: NodeId(node), stream };
-        Ok(Self { stamp: Stamp { publisher, sequence, lost }, kind, wish, payload })
+        Ok(Self { stamp: Stamp { publisher, sequence, lost }, message })
     }
+}
+
+fn flags(message: &Message<'_>) -> u8 {
+    let kind = match message.kind {
+        Kind::Text => 0,
+        Kind::Binary => KIND_BINARY,
+    };
+    let wish = match message.wish {
+        Wish::Auto => 0,
+        Wish::Compressed => WISH_COMPRESSED,
+        Wish::Plain => WISH_PLAIN,
+    };
+    kind | wish
+}
+
+fn message(flags: u8, payload: &[u8]) -> Result<Message<'_>, Unreadable> {
+    let kind = if flags & KIND_BINARY == 0 { Kind::Text } else { Kind::Binary };
+    let wish = match flags & !KIND_BINARY {
+        0 => Wish::Auto,
+        WISH_COMPRESSED => Wish::Compressed,
+        WISH_PLAIN => Wish::Plain,
+        _ => return Err(Unreadable::Malformed),
+    };
+    if kind == Kind::Text && simdutf8::basic::from_utf8(payload).is_err() {
+        return Err(Unreadable::NotUtf8);
+    }
+    Ok(Message { kind, wish, payload })
 }
 
 fn take<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), Unreadable> {
@@ -142,6 +162,7 @@ const VERSION: u8 = 1;
 const KIND_BINARY: u8 = 0b001;
 const WISH_COMPRESSED: u8 = 0b010;
 const WISH_PLAIN: u8 = 0b100;
+const NOTE: u8 = 0b1000;
 
 /// What an envelope adds to its payload.
 pub const HEAD_BYTES: usize = 37;
@@ -152,7 +173,8 @@ mod tests {
 
     fn envelope(kind: Kind, wish: Wish, payload: &[u8]) -> Envelope<'_> {
         let publisher = Publisher { node: NodeId(*b"01234567"), stream: 3 };
-        Envelope { stamp: Stamp { publisher, sequence: u64::MAX - 1, lost: 1 << 40 }, kind, wish, payload }
+        let stamp = Stamp { publisher, sequence: u64::MAX - 1, lost: 1 << 40 };
+        Envelope { stamp, message: Some(Message { kind, wish, payload }) }
     }
 
     #[test]
@@ -167,6 +189,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_note_has_no_message_and_nothing_else_in_it() {
+        let note = Envelope { message: None, ..envelope(Kind::Text, Wish::Auto, b"") };
+        let mut bytes = note.encode();
+        assert_eq!(Envelope::decode(&bytes), Ok(note));
+        bytes.push(b'x');
+        assert_eq!(Envelope::decode(&bytes), Err(Unreadable::Malformed));
     }
 
     #[test]
@@ -201,7 +232,7 @@ mod tests {
         assert_eq!(Envelope::decode(&bytes), Err(Unreadable::NotUtf8));
         bytes[4] = KIND_BINARY;
         assert!(Envelope::decode(&bytes).is_ok());
-        for flags in [WISH_COMPRESSED | WISH_PLAIN, 0b1000, 0xff] {
+        for flags in [WISH_COMPRESSED | WISH_PLAIN, NOTE, NOTE | KIND_BINARY, 0b1_0000, 0xff] {
             bytes[4] = flags;
             assert_eq!(Envelope::decode(&bytes), Err(Unreadable::Malformed), "{flags:#b}");
         }

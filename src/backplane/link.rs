@@ -275,12 +275,16 @@ impl Link {
             match self.outbound.answer(value, now)? {
                 Answer::Taken { cost } => {
                     shared.settle(cost);
-                    shared.sent.fetch_add(1, Relaxed);
+                    // A note is nobody's publish.
+                    shared.sent.fetch_add(u64::from(cost > 0), Relaxed);
                 }
-                Answer::Refused { cost, why } => {
-                    shared.settle(cost);
-                    shared.lose(1);
-                    notices.push(Notice::Refused(why));
+                Answer::Refused { parcel, why } => {
+                    shared.settle(parcel.cost());
+                    if parcel.cost() > 0 {
+                        let topic = parcel.channel.strip_prefix(&shared.prefix[..]).unwrap_or_default();
+                        shared.lose(&mut shared.lock(), topic);
+                        notices.push(Notice::Refused(why));
+                    }
                 }
                 Answer::Moved => notices.push(Notice::Moved),
                 Answer::Later { why } => notices.push(Notice::Later(why)),
@@ -298,8 +302,7 @@ impl Link {
         }
         // Not before this server hears again what it misses.
         if *is_confirmed && !around.is_paused && !writer.is_crowded() {
-            let lost = around.shared.lost.load(Relaxed);
-            self.outbound.write(writer.out(), lost, now);
+            self.outbound.write(writer.out(), now);
         }
         if pulse.writer.is_to_be_asked(now)? {
             self.outbound.write_hello(writer.out());

@@ -16,7 +16,7 @@ mod redis;
 mod slots;
 mod wire;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -28,7 +28,7 @@ use crate::config::BackplaneOptions;
 use crate::protocol::Kind;
 use crate::protocol::deflate::Wish;
 pub use custom::Carrier;
-use envelope::{Envelope, NodeId, Unreadable};
+use envelope::{Envelope, Message, NodeId, Publisher, Stamp, Unreadable};
 use heard::{Heard, Verdict};
 
 /// The server, as a backplane sees it.
@@ -213,6 +213,9 @@ struct Shared {
 #[derive(Default)]
 struct Waiting {
     posts: VecDeque<Post>,
+    /// Topics of publishes that were lost: who subscribes to them is told, should nothing else be
+    /// published there. At most [`LOST_TOPICS_MAX`].
+    lost_topics: HashSet<Box<[u8]>>,
     /// What is wanted now of each topic for which it has changed: one entry each, however often.
     changes: HashMap<Box<[u8]>, bool>,
     stop_at: Option<Instant>,
@@ -231,12 +234,24 @@ struct Listening {
     gap: u64,
 }
 
-/// A message to be handed over.
+/// What is to be handed over.
+#[derive(Debug)]
 struct Post {
     topic: Box<[u8]>,
-    kind: Kind,
-    wish: Wish,
-    payload: Vec<u8>,
+    /// What this server had lost before.
+    lost: u64,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Message {
+        kind: Kind,
+        wish: Wish,
+        payload: Vec<u8>,
+    },
+    /// Only that something was lost.
+    Note,
 }
 
 enum Alarm {
@@ -245,10 +260,26 @@ enum Alarm {
 }
 
 impl Post {
-    /// What it counts against the limit.
+    /// What it counts against the limit. A note takes the room of what was lost.
     fn cost(&self) -> usize {
-        self.topic.len() + self.payload.len() + POST_BYTES
+        match &self.content {
+            Content::Message { payload, .. } => cost(&self.topic, payload),
+            Content::Note => 0,
+        }
     }
+
+    fn envelope(&self, publisher: Publisher, sequence: u64) -> Vec<u8> {
+        let stamp = Stamp { publisher, sequence, lost: self.lost };
+        let message = match &self.content {
+            Content::Message { kind, wish, payload } => Some(Message { kind: *kind, wish: *wish, payload }),
+            Content::Note => None,
+        };
+        Envelope { stamp, message }.encode()
+    }
+}
+
+fn cost(topic: &[u8], payload: &[u8]) -> usize {
+    topic.len() + payload.len() + POST_BYTES
 }
 
 impl Shared {
@@ -275,21 +306,20 @@ impl Shared {
     }
 
     fn publish(&self, topic: &[u8], kind: Kind, wish: Wish, payload: &[u8]) {
-        let cost = topic.len() + payload.len() + POST_BYTES;
+        let cost = cost(topic, payload);
         // Asked before the copy is made; another thread may be quicker, so it is asked again.
         let has_room = || self.queued_bytes.load(Relaxed).saturating_add(cost) <= self.limit_bytes;
-        let post = has_room().then(|| {
-            let payload = copied(payload).ok()?;
-            Some(Post { topic: topic.into(), kind, wish, payload })
-        });
-        let Some(post) = post.flatten() else { return self.lose(1) };
+        let payload = if has_room() { copied(payload).ok() } else { None };
         let mut waiting = self.lock();
-        if waiting.is_over || !has_room() || waiting.posts.try_reserve(1).is_err() {
-            drop(waiting);
-            return self.lose(1);
+        match payload {
+            Some(payload) if !waiting.is_over && has_room() && waiting.posts.try_reserve(1).is_ok() => {
+                self.queued_bytes.fetch_add(cost, Relaxed);
+                let content = Content::Message { kind, wish, payload };
+                let lost = self.lost.load(Relaxed);
+                waiting.posts.push_back(Post { topic: topic.into(), lost, content });
+            }
+            _ => self.lose(&mut waiting, topic),
         }
-        self.queued_bytes.fetch_add(cost, Relaxed);
-        waiting.posts.push_back(post);
         drop(waiting);
         self.ring();
     }
@@ -347,8 +377,25 @@ impl Shared {
         self.queued_bytes.fetch_sub(cost, Relaxed);
     }
 
-    fn lose(&self, count: u64) {
-        self.lost.fetch_add(count, Relaxed);
+    fn lose(&self, waiting: &mut Waiting, topic: &[u8]) {
+        self.lost.fetch_add(1, Relaxed);
+        if !waiting.is_over && waiting.lost_topics.len() < LOST_TOPICS_MAX {
+            waiting.lost_topics.insert(topic.into());
+        }
+    }
+
+    fn has_notes(&self, waiting: &Waiting) -> bool {
+        !waiting.lost_topics.is_empty() && self.queued_bytes.load(Relaxed) == 0
+    }
+
+    /// When all that waited is handed over: what says so where something was lost since.
+    fn notes(&self, waiting: &mut Waiting) -> Vec<Post> {
+        if !self.has_notes(waiting) {
+            return Vec::new();
+        }
+        let lost = self.lost.load(Relaxed);
+        let topics = std::mem::take(&mut waiting.lost_topics).into_iter();
+        topics.map(|topic| Post { topic, lost, content: Content::Note }).collect()
     }
 
     /// The thread has ended: nothing waits any more.
@@ -357,9 +404,15 @@ impl Shared {
         waiting.is_over = true;
         let posts = std::mem::take(&mut waiting.posts);
         waiting.changes = HashMap::new();
+        waiting.lost_topics = HashSet::new();
         drop(waiting);
-        self.lose(posts.len() as u64);
-        self.settle(posts.iter().map(Post::cost).sum());
+        self.drop_all(posts.len(), posts.iter().map(Post::cost).sum());
+    }
+
+    /// Nobody will hand these over any more.
+    fn drop_all(&self, count: usize, cost: usize) {
+        self.lost.fetch_add(count as u64, Relaxed);
+        self.settle(cost);
     }
 
     fn counts(&self) -> Counts {
@@ -397,8 +450,10 @@ impl Shared {
             // The thread tells what is held back.
             self.ring();
         }
-        self.received.fetch_add(1, Relaxed);
-        inlet.deliver(topic, envelope.kind, envelope.wish, envelope.payload);
+        if let Some(Message { kind, wish, payload }) = envelope.message {
+            self.received.fetch_add(1, Relaxed);
+            inlet.deliver(topic, kind, wish, payload);
+        }
         Ok(())
     }
 
@@ -427,6 +482,8 @@ impl Shared {
 const LOG: &str = "fullduplex::backplane";
 /// Memory of a publish besides its topic and payload, roughly.
 const POST_BYTES: usize = 128;
+/// Topics of which it is remembered that something was lost there.
+const LOST_TOPICS_MAX: usize = 1024;
 /// How long the end of the thread may wait for who is to take over what waits.
 const FLUSH_TIME: Duration = Duration::from_millis(1500);
 /// News of what others have lost come at most so often.

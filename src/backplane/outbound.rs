@@ -6,7 +6,7 @@ use std::time::Instant;
 use redis::Value;
 
 use super::Post;
-use super::envelope::{Envelope, NodeId, Publisher, Stamp};
+use super::envelope::{NodeId, Publisher};
 use super::heard::WINDOW;
 use super::link::{Broken, in_words};
 use super::pace::Backoff;
@@ -30,6 +30,7 @@ pub struct Outbound {
 }
 
 /// A publish on its way.
+#[derive(Debug)]
 pub struct Parcel {
     /// Where it stands among all of this server.
     pub order: u64,
@@ -38,6 +39,7 @@ pub struct Parcel {
     body: Body,
 }
 
+#[derive(Debug)]
 enum Body {
     Open(Post),
     /// Written once already, and perhaps heard: it keeps its number, so that nobody hears it twice.
@@ -59,7 +61,7 @@ pub enum Answer {
     },
     /// It never will.
     Refused {
-        cost: usize,
+        parcel: Parcel,
         why: String,
     },
     /// It has to go to another server.
@@ -142,7 +144,7 @@ impl Outbound {
     }
 
     /// Writes as much as may be under way.
-    pub fn write(&mut self, out: &mut Vec<u8>, lost: u64, now: Instant) {
+    pub fn write(&mut self, out: &mut Vec<u8>, now: Instant) {
         if self.wait_until.is_some_and(|until| now < until) {
             return;
         }
@@ -161,9 +163,7 @@ impl Outbound {
                 Body::Sealed(envelope) => envelope,
                 Body::Open(post) => {
                     self.sequence += 1;
-                    let stamp = Stamp { publisher: self.publisher, sequence: self.sequence, lost };
-                    let (kind, wish) = (post.kind, post.wish);
-                    Envelope { stamp, kind, wish, payload: &post.payload }.encode()
+                    post.envelope(self.publisher, self.sequence)
                 }
             };
             let mut command = redis::cmd(self.publish);
@@ -214,7 +214,7 @@ impl Outbound {
                 self.is_probing = true;
                 Ok(Answer::Later { why })
             }
-            _ => Ok(Answer::Refused { cost: parcel.cost, why }),
+            _ => Ok(Answer::Refused { parcel, why }),
         }
     }
 }
@@ -226,6 +226,8 @@ const UNDER_WAY_BYTES_MAX: usize = 4 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backplane::Content;
+    use crate::backplane::envelope::Envelope;
     use crate::protocol::Kind;
     use crate::protocol::deflate::Wish;
     use std::time::Duration;
@@ -246,12 +248,9 @@ mod tests {
         fn publish(&mut self, texts: &[&str]) {
             for text in texts {
                 self.order += 1;
-                let post = Post {
-                    topic: b"t"[..].into(),
-                    kind: Kind::Text,
-                    wish: Wish::Auto,
-                    payload: text.as_bytes().to_vec(),
-                };
+                let payload = text.as_bytes().to_vec();
+                let content = Content::Message { kind: Kind::Text, wish: Wish::Auto, payload };
+                let post = Post { topic: b"t"[..].into(), lost: 0, content };
                 self.outbound.push(Parcel::new(self.order, b"fdx:", post));
             }
         }
@@ -259,7 +258,7 @@ mod tests {
         /// What is written now: stream, sequence and payload of each.
         fn written(&mut self) -> Vec<(u64, u64, String)> {
             let mut out = Vec::new();
-            self.outbound.write(&mut out, 0, self.now);
+            self.outbound.write(&mut out, self.now);
             let mut found = Vec::new();
             let mut rest = &out[..];
             let mut parser = redis::Parser::new();
@@ -271,7 +270,7 @@ mod tests {
                 };
                 assert_eq!((&name[..], &channel[..]), (&b"PUBLISH"[..], &b"fdx:t"[..]));
                 let envelope = Envelope::decode(envelope).unwrap();
-                let payload = String::from_utf8(envelope.payload.to_vec()).unwrap();
+                let payload = String::from_utf8(envelope.message.unwrap().payload.to_vec()).unwrap();
                 found.push((envelope.stamp.publisher.stream, envelope.stamp.sequence, payload));
             }
             found
@@ -353,7 +352,9 @@ mod tests {
         bench.publish(&["a", "b"]);
         bench.written();
         let answer = bench.refused("NOPERM this user has no permissions to access one of the channels");
-        assert!(matches!(answer, Answer::Refused { cost, why } if cost > 0 && why.contains("NOPERM")));
+        assert!(
+            matches!(answer, Answer::Refused { parcel, why } if parcel.cost > 0 && why.contains("NOPERM"))
+        );
         assert_eq!(bench.texts(), ["b"]);
         assert!(matches!(bench.refused("OOM command not allowed"), Answer::Refused { .. }));
         assert!(bench.outbound.is_empty());

@@ -158,7 +158,8 @@ impl Courier {
             shared.sleep(
                 |waiting| {
                     let is_stop_new = waiting.stop_at.is_some() != is_stopping;
-                    is_stop_new || !waiting.posts.is_empty() || !waiting.changes.is_empty()
+                    let is_new = !waiting.posts.is_empty() || !waiting.changes.is_empty();
+                    is_stop_new || is_new || shared.has_notes(waiting)
                 },
                 |has_work| {
                     let timeout = if has_work { Some(Duration::ZERO) } else { timeout };
@@ -175,14 +176,14 @@ impl Courier {
         }
         let left: Vec<Parcel> =
             self.links.values_mut().flat_map(|link| link.outbound.take_all()).chain(self.unrouted).collect();
-        self.shared.settle(left.iter().map(Parcel::cost).sum());
-        self.shared.lose(left.len() as u64);
+        self.shared.drop_all(left.len(), left.iter().map(Parcel::cost).sum());
     }
 
     /// Takes what others have left, and says until when it has time to end.
     fn take(&mut self) -> Option<Instant> {
         let mut waiting = self.shared.lock();
-        let (posts, changes) = (std::mem::take(&mut waiting.posts), std::mem::take(&mut waiting.changes));
+        let (mut posts, changes) = (std::mem::take(&mut waiting.posts), std::mem::take(&mut waiting.changes));
+        posts.extend(self.shared.notes(&mut waiting));
         let stop_at = waiting.stop_at;
         drop(waiting);
         self.is_stopping = stop_at.is_some();

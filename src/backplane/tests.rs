@@ -27,7 +27,8 @@ impl Carrier for Notes {
     fn publish(&self, channel: &[u8], envelope: &[u8]) {
         let envelope = Envelope::decode(envelope).unwrap();
         let Stamp { sequence, lost, .. } = envelope.stamp;
-        let text = format!("publish {} {} #{sequence} lost {lost}", show(channel), show(envelope.payload));
+        let what = envelope.message.map_or("(note)".to_string(), |message| show(message.payload));
+        let text = format!("publish {} {what} #{sequence} lost {lost}", show(channel));
         let _ = self.0.send(text);
     }
 
@@ -94,10 +95,11 @@ fn stamp(node: u8, sequence: u64, lost: u64) -> Stamp {
 }
 
 fn envelope(stamp: Stamp, text: &str) -> Vec<u8> {
-    Envelope { stamp, kind: Kind::Text, wish: Wish::Auto, payload: text.as_bytes() }.encode()
+    let message = Message { kind: Kind::Text, wish: Wish::Auto, payload: text.as_bytes() };
+    Envelope { stamp, message: Some(message) }.encode()
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn without_an_option_there_is_no_backplane() {
@@ -148,29 +150,51 @@ fn while_it_is_down_publishes_wait_and_after_it_all_channels_are_subscribed_befo
 }
 
 #[test]
-fn publishes_that_find_no_room_are_counted_and_the_next_envelope_says_so() {
+fn publishes_that_find_no_room_are_counted_and_who_would_have_had_them_is_told() {
     let bench = bench(&[("backplane.limit", "4096")]);
     bench.backplane.set_condition(Condition::Down).unwrap();
     assert_eq!(bench.news(), "Down");
-    bench.publish("t", &"x".repeat(4096));
+    bench.publish("long", &"x".repeat(4096));
     assert_eq!(bench.backplane.counts().lost, 1, "longer than the limit");
     for _ in 0..100 {
         bench.publish("t", "x");
     }
-    let fit = 4096 / (POST_BYTES + 2);
-    assert_eq!(bench.backplane.counts().lost, 1 + 100 - fit as u64);
+    let fit = 4096 / (POST_BYTES + 2) as u64;
+    assert_eq!(bench.backplane.counts().lost, 1 + 100 - fit);
     bench.backplane.set_condition(Condition::Up).unwrap();
-    assert_eq!(bench.next(), format!("publish fdx:t x #1 lost {}", 101 - fit));
-    for _ in 1..fit {
-        bench.next();
+    // What came before the loss knows nothing of it.
+    for sequence in 1..=fit {
+        assert_eq!(bench.next(), format!("publish fdx:t x #{sequence} lost 1"));
     }
+    let lost = 101 - fit;
+    let mut notes = [bench.next(), bench.next()];
+    notes.sort_by_key(|note| note.contains("fdx:t"));
+    assert!(notes[0].starts_with("publish fdx:long (note) #"), "{notes:?}");
+    assert!(notes.iter().all(|note| note.ends_with(&format!(" lost {lost}"))), "{notes:?}");
     // There is room again.
     bench.publish("t", "y");
-    assert!(bench.next().starts_with("publish fdx:t y"));
+    assert_eq!(bench.next(), format!("publish fdx:t y #{} lost {lost}", fit + 3));
     let shared = bench.backplane.shared.clone();
     bench.end();
-    assert_eq!(shared.counts().sent, fit as u64 + 1);
+    assert_eq!(shared.counts(), Counts { received: 0, sent: fit + 1, lost });
     assert_eq!(shared.queued_bytes.load(Relaxed), 0);
+}
+
+#[test]
+fn a_note_of_a_loss_is_a_gap_and_no_message() {
+    let bench = bench(&[]);
+    bench.backplane.deliver(b"fdx:t", &envelope(stamp(1, 1, 0), "x")).unwrap();
+    let note = Envelope { stamp: stamp(1, 2, 3), message: None }.encode();
+    bench.backplane.deliver(b"fdx:t", &note).unwrap();
+    assert_eq!([bench.news(), bench.news()], ["t Text Auto x", "Gap"]);
+    assert_eq!(bench.backplane.counts().received, 1);
+    bench.end();
+    // What it takes to remember where something was lost has a bound.
+    let backplane = Backplane::custom(&options(&[("backplane.limit", "4096")]));
+    for number in 0..2 * LOST_TOPICS_MAX {
+        backplane.publish(number.to_string().as_bytes(), Kind::Text, Wish::Auto, b"x");
+    }
+    assert_eq!(backplane.shared.lock().lost_topics.len(), LOST_TOPICS_MAX);
 }
 
 #[test]
