@@ -133,7 +133,7 @@ impl Own<'_> {
             let envelope = post.envelope(publisher, self.sequence);
             self.carrier.publish(&self.channel(&post.topic), &envelope);
             self.shared.settle(post.cost());
-            self.shared.sent.fetch_add(u64::from(post.cost() > 0), Relaxed);
+            self.shared.sent.fetch_add(u64::from(!post.is_note()), Relaxed);
         }
     }
 

@@ -273,14 +273,13 @@ impl Link {
         writer.read(|value| {
             pulse.writer.heard(now);
             match self.outbound.answer(value, now)? {
-                Answer::Taken { cost } => {
-                    shared.settle(cost);
-                    // A note is nobody's publish.
-                    shared.sent.fetch_add(u64::from(cost > 0), Relaxed);
+                Answer::Taken { parcel } => {
+                    shared.settle(parcel.cost());
+                    shared.sent.fetch_add(u64::from(!parcel.is_note), Relaxed);
                 }
                 Answer::Refused { parcel, why } => {
                     shared.settle(parcel.cost());
-                    if parcel.cost() > 0 {
+                    if !parcel.is_note {
                         let topic = parcel.channel.strip_prefix(&shared.prefix[..]).unwrap_or_default();
                         shared.lose(&mut shared.lock(), topic);
                         notices.push(Notice::Refused(why));

@@ -260,12 +260,16 @@ enum Alarm {
 }
 
 impl Post {
-    /// What it counts against the limit. A note takes the room of what was lost.
+    /// What it counts against the limit.
     fn cost(&self) -> usize {
         match &self.content {
             Content::Message { payload, .. } => cost(&self.topic, payload),
-            Content::Note => 0,
+            Content::Note => cost(&self.topic, &[]),
         }
+    }
+
+    fn is_note(&self) -> bool {
+        matches!(self.content, Content::Note)
     }
 
     fn envelope(&self, publisher: Publisher, sequence: u64) -> Vec<u8> {
@@ -395,7 +399,10 @@ impl Shared {
         }
         let lost = self.lost.load(Relaxed);
         let topics = std::mem::take(&mut waiting.lost_topics).into_iter();
-        topics.map(|topic| Post { topic, lost, content: Content::Note }).collect()
+        let notes: Vec<Post> = topics.map(|topic| Post { topic, lost, content: Content::Note }).collect();
+        // Over the limit, perhaps, but not again until these are handed over.
+        self.queued_bytes.fetch_add(notes.iter().map(Post::cost).sum(), Relaxed);
+        notes
     }
 
     /// The thread has ended: nothing waits any more.

@@ -36,6 +36,8 @@ pub struct Parcel {
     pub order: u64,
     pub channel: Box<[u8]>,
     cost: usize,
+    /// It says only that something was lost, and is nobody's publish.
+    pub is_note: bool,
     body: Body,
 }
 
@@ -55,9 +57,9 @@ enum Sent {
 /// What an answer means.
 #[derive(Debug)]
 pub enum Answer {
-    /// A publish has arrived; its cost is free.
+    /// It has arrived.
     Taken {
-        cost: usize,
+        parcel: Parcel,
     },
     /// It never will.
     Refused {
@@ -79,6 +81,7 @@ impl Parcel {
             order,
             channel: [prefix, &post.topic].concat().into(),
             cost: post.cost(),
+            is_note: post.is_note(),
             body: Body::Open(post),
         }
     }
@@ -192,7 +195,7 @@ impl Outbound {
                 self.backoff.reset();
                 // The rest of what was refused for now goes first, one by one again.
                 self.is_probing = !self.again.is_empty();
-                return Ok(Answer::Taken { cost: parcel.cost });
+                return Ok(Answer::Taken { parcel });
             }
             Value::ServerError(error) => error,
             _ => return Err(unasked()),
