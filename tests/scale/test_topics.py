@@ -6,8 +6,9 @@ from collections import deque
 
 import pytest
 
-from support.nodes import Node, order
-from support.wire import BINARY, TEXT, frame
+from support.crowd import pour
+from support.nodes import Audience, Node, order
+from support.wire import BINARY, TEXT, close_frame, frame
 from test_scale import eventually, many_open_files  # noqa: F401 (a fixture)
 
 SUBSCRIBERS = 1_000
@@ -112,6 +113,26 @@ def test_a_callback_that_publishes_to_ten_thousand_holds_up_nobody(node):
         for one in many:
             one.leave(selector)
     assert beside[9] < ECHO_SECONDS_MAX, "many echoes waited for the subscribers"
+
+
+@pytest.mark.parametrize("full", ["close", "drop"])
+def test_who_never_reads_is_closed_or_misses_messages_and_the_others_miss_nothing(full):
+    rounds, count = 30, 50
+    with Node(settings={"send.limit": "1m", "send.full": full}) as node, Audience() as audience:
+        with node.open("/t/room") as deaf, node.open("/commands") as commands:
+            others = audience.join(node, "room", 10)
+            dropped = 0
+            for number in range(rounds):
+                words = order(commands, "publish", "room", count, 10_000).split()
+                dropped += int(words[-1])
+                audience.wait_until(lambda: all(len(other.heard) == (number + 1) * count for other in others), "all have heard")
+            for other in others:
+                assert [int.from_bytes(payload[:4], "big") for payload in other.heard] == [*range(count)] * rounds
+            assert dropped > 0
+            assert order(commands, "count", "room") == ("10" if full == "close" else "11")
+            pour(deaf.socket, close_frame(1000))
+            deaf.wait_for_end()
+            assert eventually(lambda: order(commands, "count", "room") == "10")
 
 
 # Ten may be slower: a turn has its size, and other programs run, too.
