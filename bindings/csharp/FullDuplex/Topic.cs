@@ -10,6 +10,9 @@ namespace FullDuplex
     /// </summary>
     public readonly struct Topic : IEquatable<Topic>
     {
+        /// <summary>No name is longer.</summary>
+        public const int BytesMax = 255;
+
         private readonly byte[]? bytes;
 
         /// <summary>A topic whose name is text.</summary>
