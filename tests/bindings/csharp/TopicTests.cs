@@ -139,18 +139,22 @@ namespace FullDuplex.Tests
             using BarePeer slow = await BarePeer.Connect(server, "/tea", receiveBuffer: 4096);
             await Subscribers("tea", 1);
             var seen = new List<string>();
-            for (PublishResult result; seen.LastOrDefault() != "0 0 1";)
+            // Until nothing moves any more: so long the system takes what is dropped the next time.
+            for (int dropped = 0; dropped < 5;)
             {
-                result = server.Publish("tea", new byte[10_000]);
+                PublishResult result = server.Publish("tea", new byte[10_000]);
                 Check.Equal(1L, result.Queued + result.HighWater + result.Dropped);
-                if (Numbers(result) != seen.LastOrDefault())
+                if (!seen.Contains(Numbers(result)))
                     seen.Add(Numbers(result));
+                dropped = result.Dropped == 0 ? 0 : dropped + 1;
+                if (result.Dropped > 0)
+                    await Task.Delay(20);
             }
-            Check.Contains("0 1 0 | 0 0 1", string.Join(" | ", seen));
+            Check.Sequence(new[] { "1 0 0", "0 1 0", "0 0 1" }, seen);
             using Peer quick = await Peer.Connect(server, "/tea");
             await Subscribers("tea", 2);
-            Check.Equal("1 0 1", Numbers(server.Publish("tea", "hello")));
-            Check.Equal("hello", await quick.Receive());
+            Check.Equal("1 0 1", Numbers(server.Publish("tea", new byte[10_000])));
+            Check.Equal(10_000, ((byte[])await quick.Receive()).Length);
         }
 
         [Test]
