@@ -6,7 +6,6 @@
 //! connection the messages of a thread arrive in the order in which it sent and published them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::Engine;
 use super::event::{Body, Event, EventKind};
@@ -26,10 +25,8 @@ impl Engine {
         }
     }
 
-    pub(super) fn leave(&mut self, topic: &Topic, place: Place) {
-        if let Some(mut group) = topic.group(self.shard.into()) {
-            group.take_last(place, &mut self.deliveries);
-        }
+    pub(super) fn leave(&mut self, topic: &Arc<Topic>, place: Place) {
+        self.topics.take_last(topic, place, &mut self.deliveries);
         self.send_deliveries();
     }
 
@@ -72,9 +69,8 @@ impl Engine {
 
     fn settle_now(&mut self, conn: ConnId) {
         let Some(slot) = self.find(conn) else { return };
-        let entry = self.entry(slot);
         // What is published to it counts as bytes in the mailbox.
-        if entry.topics.load(Relaxed) > 0 && entry.mailbox_bytes() > 0 {
+        if self.entry(slot).mailbox_bytes() > 0 {
             self.topics.take_pending(conn, &mut self.deliveries);
             self.send_deliveries();
         }

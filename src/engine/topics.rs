@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -49,12 +50,14 @@ struct Listed {
     subscribers: u64,
 }
 
-/// By slot, and by the address of the topic, which stays where it is while anybody is in it.
-type Subscriptions = BTreeMap<(Slot, usize), Subscription>;
+/// By slot, by the topic's address, which stays where it is while anybody is in it, and by the place
+/// in its group.
+type Subscriptions = BTreeMap<(Slot, usize, usize), Subscription>;
 
 struct Subscription {
     topic: Arc<Topic>,
-    index: usize,
+    /// It waits only for what was published before.
+    has_left: bool,
 }
 
 pub struct Topic {
@@ -192,8 +195,7 @@ impl Topics {
         entry.life_of(conn).unwrap_or(Life::None).is_open()?;
         let mut names = self.stripe(name);
         let listed = names.get_mut(name);
-        let key = |topic: &Arc<Topic>| (conn.slot(), Arc::as_ptr(topic) as usize);
-        if listed.as_ref().is_some_and(|listed| subscriptions.contains_key(&key(&listed.topic))) {
+        if listed.as_ref().is_some_and(|listed| place_in(&subscriptions, conn, &listed.topic).is_some()) {
             return Ok(None);
         }
         if entry.topics.load(Relaxed) as usize >= topics_max {
@@ -221,7 +223,8 @@ impl Topics {
         let topic = change.topic.clone();
         let index = locked(topic.groups[conn.shard()].get_or_init(Box::default)).join(conn);
         entry.topics.fetch_add(1, Relaxed);
-        subscriptions.insert(key(&topic), Subscription { topic, index });
+        let key = (conn.slot(), address_of(&topic), index);
+        subscriptions.insert(key, Subscription { topic, has_left: false });
         Ok(Some(change))
     }
 
@@ -231,10 +234,15 @@ impl Topics {
         let mut subscriptions = locked(&self.subscriptions[conn.shard()]);
         entry.life_of(conn)?;
         let topic = self.find(name)?;
-        let subscription = subscriptions.remove(&(conn.slot(), Arc::as_ptr(&topic) as usize))?;
+        let index = place_in(&subscriptions, conn, &topic)?;
+        let key = (conn.slot(), address_of(&topic), index);
         entry.topics.fetch_sub(1, Relaxed);
-        let index = subscription.index;
         let is_waiting = topic.group(conn.shard()).is_some_and(|mut group| group.leave(index));
+        if is_waiting {
+            subscriptions.get_mut(&key)?.has_left = true;
+        } else {
+            subscriptions.remove(&key);
+        }
         let change = self.uncount(topic);
         Some((change, is_waiting.then_some(Place { index, conn })))
     }
@@ -242,31 +250,46 @@ impl Topics {
     /// A connection is over: it leaves all at once, and nothing more comes.
     pub(super) fn leave_all(&self, conn: ConnId, entry: &Entry) -> Vec<Change> {
         let mut subscriptions = locked(&self.subscriptions[conn.shard()]);
-        let keys = (conn.slot(), 0)..=(conn.slot(), usize::MAX);
         let mut left = Vec::new();
-        while let Some((&key, _)) = subscriptions.range(keys.clone()).next() {
-            left.extend(subscriptions.remove(&key));
+        while let Some((&key, _)) = subscriptions.range(all_of(conn)).next() {
+            left.extend(subscriptions.remove(&key).map(|subscription| (key.2, subscription)));
         }
         entry.topics.store(0, Relaxed);
         drop(subscriptions);
-        let go = |Subscription { topic, index }| {
+        let go = |(index, Subscription { topic, has_left })| {
+            // Who has left already goes with the end of the round.
+            if has_left {
+                return None;
+            }
             if let Some(mut group) = topic.group(conn.shard()) {
                 group.remove(index);
             }
-            self.uncount(topic)
+            Some(self.uncount(topic))
         };
-        left.into_iter().map(go).collect()
+        left.into_iter().filter_map(go).collect()
     }
 
     /// What a connection was published and not sent, of all its topics.
     pub(super) fn take_pending(&self, conn: ConnId, deliveries: &mut VecDeque<Delivery>) {
         let subscriptions = locked(&self.subscriptions[conn.shard()]);
-        for (_, Subscription { topic, index }) in
-            subscriptions.range((conn.slot(), 0)..=(conn.slot(), usize::MAX))
-        {
-            if let Some(mut group) = topic.group(conn.shard()) {
-                group.take_pending(*index, usize::MAX, deliveries);
+        for (&(_, _, index), subscription) in subscriptions.range(all_of(conn)) {
+            if let Some(mut group) = subscription.topic.group(conn.shard()) {
+                group.take_pending(Place { index, conn }, usize::MAX, deliveries);
             }
+        }
+    }
+
+    /// What was published for a connection to a topic that it has left, and not sent.
+    pub(super) fn take_last(&self, topic: &Arc<Topic>, place: Place, deliveries: &mut VecDeque<Delivery>) {
+        let Place { index, conn } = place;
+        let mut subscriptions = locked(&self.subscriptions[conn.shard()]);
+        // It may be over meanwhile, and another have its slot.
+        let key = (conn.slot(), address_of(topic), index);
+        if subscriptions.get(&key).is_some_and(|subscription| subscription.has_left) {
+            subscriptions.remove(&key);
+        }
+        if let Some(mut group) = topic.group(conn.shard()) {
+            group.take_pending(place, usize::MAX, deliveries);
         }
     }
 
@@ -449,12 +472,11 @@ impl Group {
                 let index = self.sweep.cursor;
                 self.sweep.cursor += 1;
                 looked += 1;
+                let Some(&Member { conn, .. }) = self.members.get(index) else { continue };
                 let had = deliveries.len();
-                self.take_pending(index, MESSAGES_PER_VISIT, deliveries);
+                self.take_pending(Place { index, conn }, MESSAGES_PER_VISIT, deliveries);
                 visited += usize::from(deliveries.len() > had);
-                if let Some(member) = self.members.get(index) {
-                    self.sweep.upto = self.sweep.upto.min(member.next);
-                }
+                self.sweep.upto = self.sweep.upto.min(self.members[index].next);
             }
             self.sweep.cursor = 0;
             while self.log_start < self.sweep.upto {
@@ -473,24 +495,16 @@ impl Group {
         (visited, false)
     }
 
-    /// What waits for one that has left.
-    pub(super) fn take_last(&mut self, place: Place, deliveries: &mut VecDeque<Delivery>) {
-        // Meanwhile it may be over, and its place another's.
-        let is_it = |member: &Member| member.conn == place.conn && member.left != u64::MAX;
-        if self.members.get(place.index).is_some_and(is_it) {
-            self.take_pending(place.index, usize::MAX, deliveries);
-        }
-    }
-
-    fn take_pending(&mut self, index: usize, most: usize, deliveries: &mut VecDeque<Delivery>) {
-        let Some(member) = self.members.get_mut(index) else { return };
+    fn take_pending(&mut self, place: Place, most: usize, deliveries: &mut VecDeque<Delivery>) {
+        let Place { index, conn } = place;
+        let Some(member) = self.members.get_mut(index).filter(|member| member.conn == conn) else { return };
         let from = (member.next - self.log_start) as usize;
         for publication in self.log.range(from..).take(most) {
             member.next += 1;
             let was_there = member.joined <= publication.stamp && publication.stamp < member.left;
             if was_there && publication.except.binary_search(&(index as u32)).is_err() {
                 let Publication { message, wish, .. } = publication;
-                deliveries.push_back(Delivery { conn: member.conn, message: message.clone(), wish: *wish });
+                deliveries.push_back(Delivery { conn, message: message.clone(), wish: *wish });
             }
         }
     }
@@ -517,6 +531,22 @@ fn room_for(entry: &Entry, conn: ConnId, message: &Message, limits: &SendLimits,
         return Room::None;
     }
     entry.take_room(conn, message.payload.len(), limits)
+}
+
+/// Where a connection is in a topic, if it is.
+fn place_in(subscriptions: &Subscriptions, conn: ConnId, topic: &Arc<Topic>) -> Option<usize> {
+    let address = address_of(topic);
+    let places = (conn.slot(), address, 0)..=(conn.slot(), address, usize::MAX);
+    let mut found = subscriptions.range(places).filter(|(_, subscription)| !subscription.has_left);
+    found.next().map(|(&(_, _, index), _)| index)
+}
+
+fn all_of(conn: ConnId) -> RangeInclusive<(Slot, usize, usize)> {
+    (conn.slot(), 0, 0)..=(conn.slot(), usize::MAX, usize::MAX)
+}
+
+fn address_of(topic: &Arc<Topic>) -> usize {
+    Arc::as_ptr(topic) as usize
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
