@@ -132,7 +132,8 @@ impl Engine {
     /// Ends a connection without a word.
     pub(crate) fn abort(&mut self, conn: ConnId, by: ClosedBy) {
         let Some(slot) = self.find(conn) else { return };
-        if by == ClosedBy::Limit {
+        // Every send that finds it full asks for this until it is gone.
+        if by == ClosedBy::Limit && !self.connections[slot as usize].flags.close_queued {
             self.table.counters.slow_closed.add(1);
         }
         self.tell_close(slot, &CloseFrame::new(CloseCode::ABNORMAL, ""), by);
