@@ -286,7 +286,8 @@ static void calls_before_the_start_give_their_status(void)
             continue;
         if (c->takes & TAKES_CONN)
             expected = FDX_E_NO_CONN;
-        else if (c->make == make_fdx_server_wait || c->make == make_fdx_server_stop || c->make == make_fdx_listen)
+        else if (c->make == make_fdx_server_wait || c->make == make_fdx_server_stop || c->make == make_fdx_listen
+                 || c->make == make_fdx_publish)
             expected = FDX_E_STATE;
         else if (c->make == make_fdx_unlisten || c->make == make_fdx_listener_fd || c->make == make_fdx_listener_port)
             expected = FDX_E_NOT_FOUND;
