@@ -204,6 +204,10 @@ class WebSocket(BaseConnection):
         self._ended = Waiters(server._loop)
         self._pongs: Dict[bytes, Tuple[asyncio.Future[float], float]] = {}
 
+    @property
+    def server(self) -> AsyncServer:
+        return self._server
+
     # -- receiving ---------------------------------------------------------------------------------
 
     def __aiter__(self) -> WebSocket:
