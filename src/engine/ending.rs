@@ -96,6 +96,7 @@ impl Engine {
 
     /// The embedder, a timeout or the end of the server closes a conversation.
     pub(crate) fn close(&mut self, conn: ConnId, frame: CloseFrame, by: ClosedBy) {
+        self.settle(conn);
         let Some(slot) = self.find(conn) else { return };
         let connection = &mut self.connections[slot as usize];
         if connection.stage != Stage::Open || connection.flags.close_queued {

@@ -41,6 +41,12 @@ pub enum EventKind {
     },
     /// A plain request, waiting for its reply.
     Http,
+    /// It is in a topic from now on, or not any more; the body is the name.
+    Topic {
+        joined: bool,
+        /// The topic's in this process, with this change.
+        subscribers: u64,
+    },
     /// A listener could not accept; the body says why.
     Listener,
     /// A panic was contained; the body says where.

@@ -24,6 +24,7 @@ use fullduplex::driver::sim::{self, Call, Dice, Faults, Kernel, SimDriver, SimSo
 use fullduplex::engine::limits::Gate;
 use fullduplex::engine::routes::{Route, Routes, Wants};
 use fullduplex::engine::table::Table;
+use fullduplex::engine::topics::Topics;
 use fullduplex::engine::{Command, Engine, Parts};
 use fullduplex::id::ConnId;
 use fullduplex::server::mailbox::Mailbox;
@@ -215,6 +216,7 @@ impl Conversation {
             message: true,
             close: true,
             drain: true,
+            topic: true,
             other: true,
         };
         let mut routes = Routes::default();
@@ -226,6 +228,7 @@ impl Conversation {
             settings: settings.clone(),
             routes: Arc::new(routes),
             table: table.clone(),
+            topics: Arc::new(Topics::new(4)),
             gate: gate.clone(),
             pages: Arc::new(()),
             acceptor: acceptor(),
