@@ -49,5 +49,7 @@ try:
     page = Path(str(options.page)).read_bytes()
 except OSError as error:
     give_up(f"{options.page}: {error.strerror}")
-serving = fullduplex.serve(chat, listen=options.listen, process_request=answer, **options.settings)
+# Who is too slow to follow a room is closed and comes again; nobody waits for him.
+settings = {"send_full": "close", **options.settings}
+serving = fullduplex.serve(chat, listen=options.listen, process_request=answer, **settings)
 asyncio.run(serve_until_signal(serving, "the chat is closing", link=True))

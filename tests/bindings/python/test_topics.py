@@ -51,7 +51,7 @@ def test_what_is_published_reaches_the_subscribers_of_its_topic_and_nobody_else(
         async with serve(join_the_path) as server:
             cats = [await joined(server, "/cats") for _ in range(3)]
             dogs = await joined(server, "/dogs")
-            for message in ["miaow", b"\x00\xff", "", "x" * 100_000]:
+            for message in ["miaow", b"\x00\xff", "", "x" * 10_000]:
                 assert server.publish("cats", message) == Published(queued=3, high_water=0, dropped=0)
                 assert [await cat.recv() for cat in cats] == [message] * 3
             assert server.publish("dogs", "wuff") == Published(1, 0, 0)
@@ -382,18 +382,17 @@ def test_any_thread_may_publish_and_each_keeps_its_order():
 def test_a_program_that_polls_is_told_on_request():
     server = fullduplex.Server("127.0.0.1", 0, dispatch="queue", wants=["topic"]).start()
     try:
-        client = websockets.sync.client.connect(url(server))
         told = []
-        while not told or told[-1].type != "close":
-            for event in server.poll(PATIENCE_SECONDS):
-                told.append(event)
-                if event.type == "open":
-                    assert event.connection.subscribe("a") and event.connection.subscribe("b")
-                if event.type == "join" and event.data == "b":
-                    event.connection.unsubscribe("a")
-                if event.type == "leave" and event.data == "a":
-                    event.connection.close()
-                    threading.Thread(target=client.close).start()
+        with websockets.sync.client.connect(url(server)):
+            while not told or told[-1].type != "close":
+                for event in server.poll(PATIENCE_SECONDS):
+                    told.append(event)
+                    if event.type == "open":
+                        assert event.connection.subscribe("a") and event.connection.subscribe("b")
+                    if event.type == "join" and event.data == "b":
+                        event.connection.unsubscribe("a")
+                    if event.type == "leave" and event.data == "a":
+                        event.connection.close()
         assert [(event.type, event.data, event.members) for event in told if event.type in ("join", "leave")] == [
             ("join", "a", 1), ("join", "b", 1), ("leave", "a", 0), ("leave", "b", 0)]
         assert len({event.connection for event in told}) == 1

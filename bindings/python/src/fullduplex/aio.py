@@ -56,6 +56,9 @@ OUTBOX_BYTES_MAX = 1 << 16
 COUNTED_LENGTH = 4096
 QUEUE_LENGTH_MAX = 1 << 20
 
+# So long may a backplane of the program's take to publish what is left at the end.
+BACKPLANE_END_SECONDS = 2.0
+
 # The versions that have no binary messages.
 _TEXT_ONLY = (75, 76)
 # In the one loop that every message passes a global is quicker than an attribute.
@@ -703,6 +706,7 @@ class AsyncServer(BaseServer):
         else:
             # One of them may still have calls for this loop.
             self._loop.run_in_executor(None, self._handle.wait).add_done_callback(self._end)
+            self._loop.call_later(BACKPLANE_END_SECONDS, self._backplane.close)
 
     def _end(self, _: object = None) -> None:
         if self._handle.pointer is not None:
