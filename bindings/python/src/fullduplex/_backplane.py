@@ -2,13 +2,12 @@
 
 import asyncio
 import atexit
-import ctypes
 import inspect
 import itertools
 import os
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Optional, Protocol, Tuple
+from typing import Deque, Dict, Optional, Protocol, Tuple
 
 from . import _abi
 from ._config import Config
@@ -98,13 +97,13 @@ class OnLoop:
     # On the library's thread.
 
     def publish(self, channel: bytes, envelope: bytes) -> None:
-        self._put(_Call(self._backplane.publish, channel, envelope))
+        self._put(_Call("publish", channel, envelope))
 
     def subscribe(self, channel: bytes) -> None:
-        self._put_and_wait(_Call(self._backplane.subscribe, channel))
+        self._put_and_wait(_Call("subscribe", channel))
 
     def unsubscribe(self, channel: bytes) -> None:
-        self._put_and_wait(_Call(self._backplane.unsubscribe, channel))
+        self._put_and_wait(_Call("unsubscribe", channel))
 
     def _put(self, call: "_Call") -> None:
         with self._changed:
@@ -150,11 +149,11 @@ class OnLoop:
                 if call is None:
                     return
                 try:
-                    result = call.function(*call.arguments)
+                    result = getattr(self._backplane, call.name)(*call.arguments)
                     if inspect.isawaitable(result):
                         await result
                 except Exception:
-                    _log_failure(call.function.__name__)
+                    _log_failure(call.name)
                 if count % CALLS_AT_ONCE == 0:
                     await asyncio.sleep(0)
                 with self._changed:
@@ -176,10 +175,10 @@ class OnLoop:
 
 
 class _Call:
-    __slots__ = ("function", "arguments", "bytes", "is_done")
+    __slots__ = ("name", "arguments", "bytes", "is_done")
 
-    def __init__(self, function: Callable[..., object], *arguments: bytes) -> None:
-        self.function = function
+    def __init__(self, name: str, *arguments: bytes) -> None:
+        self.name = name
         self.arguments = arguments
         self.bytes = CALL_BYTES + sum(map(len, arguments))
         self.is_done = False
