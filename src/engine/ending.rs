@@ -210,6 +210,7 @@ impl Engine {
         connection.id = last.id;
         self.discarded.extend(last.data.release.map(|word| (last.id, word)));
         self.entry(slot).outbox_bytes.set(0);
+        self.entry(slot).forget_mailbox(last.id);
         self.entry(slot).set_life(last.id.generation(), Life::None);
         match last.flags.entered {
             true => self.gate.leave(),
