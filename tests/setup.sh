@@ -117,6 +117,8 @@ greenlet==3.5.6
 pyee==13.0.1
 typing_extensions==4.15.0
 trustme==1.2.1
+# the client of NATS that an example uses
+nats-py==2.16.0
 cryptography==50.0.2
 cffi==2.1.1
 pycparser==3.12

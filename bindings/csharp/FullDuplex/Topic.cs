@@ -95,8 +95,8 @@ namespace FullDuplex
         public long HighWater { get; }
 
         /// <summary>
-        /// Subscribers who don't get it: at <c>send.limit</c>, in the middle of a message in fragments, or without binary
-        /// messages (Hixie).
+        /// Subscribers who don't get it: at <c>send.limit</c> (themselves, or their thread of the server with this topic), in the
+        /// middle of a message in fragments, or without binary messages (Hixie).
         /// </summary>
         public long Dropped { get; }
 

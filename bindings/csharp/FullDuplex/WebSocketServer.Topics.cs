@@ -23,7 +23,7 @@ namespace FullDuplex
         /// Sends a text to all subscribers of a topic but <paramref name="except"/>, here and on the other machines. Its bytes are
         /// copied once. From one thread the messages to a topic keep their order.
         /// </summary>
-        /// <exception cref="FullDuplexException">The topic's name is empty or too long.</exception>
+        /// <exception cref="FullDuplexException">The topic's name is empty or too long, or the message over <c>send.limit</c>.</exception>
         public PublishResult Publish(Topic topic, string text, Connection? except = null, SendFlags flags = SendFlags.None)
         {
             byte[] bytes = Text.Encode(text, out int length);
@@ -32,7 +32,7 @@ namespace FullDuplex
         }
 
         /// <summary>Publishes bytes, as binary or as a text in UTF-8.</summary>
-        /// <exception cref="FullDuplexException">The topic's name is empty or too long, or the text is no UTF-8.</exception>
+        /// <exception cref="FullDuplexException">The topic's name is empty or too long, the message over <c>send.limit</c>, or the text no UTF-8.</exception>
         public PublishResult Publish(Topic topic, byte[] data, MessageKind kind = MessageKind.Binary, Connection? except = null,
             SendFlags flags = SendFlags.None)
         {
@@ -42,7 +42,7 @@ namespace FullDuplex
 
 #if NET472
         /// <summary>Publishes bytes, as binary or as a text in UTF-8.</summary>
-        /// <exception cref="FullDuplexException">The topic's name is empty or too long, or the text is no UTF-8.</exception>
+        /// <exception cref="FullDuplexException">The topic's name is empty or too long, the message over <c>send.limit</c>, or the text no UTF-8.</exception>
         public PublishResult Publish(Topic topic, ArraySegment<byte> data, MessageKind kind = MessageKind.Binary, Connection? except = null,
             SendFlags flags = SendFlags.None)
         {
@@ -51,7 +51,7 @@ namespace FullDuplex
         }
 #else
         /// <summary>Publishes bytes, as binary or as a text in UTF-8.</summary>
-        /// <exception cref="FullDuplexException">The topic's name is empty or too long, or the text is no UTF-8.</exception>
+        /// <exception cref="FullDuplexException">The topic's name is empty or too long, the message over <c>send.limit</c>, or the text no UTF-8.</exception>
         public PublishResult Publish(Topic topic, ReadOnlySpan<byte> data, MessageKind kind = MessageKind.Binary, Connection? except = null,
             SendFlags flags = SendFlags.None)
         {
@@ -61,7 +61,7 @@ namespace FullDuplex
 #endif
 
         /// <summary>Publishes a message that was made before.</summary>
-        /// <exception cref="FullDuplexException">The topic's name is empty or too long.</exception>
+        /// <exception cref="FullDuplexException">The topic's name is empty or too long, or the message over <c>send.limit</c>.</exception>
         public PublishResult Publish(Topic topic, SharedMessage message, Connection? except = null, SendFlags flags = SendFlags.None) =>
             Publish(topic, message.Handle, except, flags);
 
