@@ -132,7 +132,8 @@ impl Engine {
     /// Ends a connection without a word.
     pub(crate) fn abort(&mut self, conn: ConnId, by: ClosedBy) {
         let Some(slot) = self.find(conn) else { return };
-        if by == ClosedBy::Limit {
+        // Every send that finds it full asks for this until it is gone.
+        if by == ClosedBy::Limit && !self.connections[slot as usize].flags.close_queued {
             self.table.counters.slow_closed.add(1);
         }
         self.tell_close(slot, &CloseFrame::new(CloseCode::ABNORMAL, ""), by);
@@ -209,6 +210,7 @@ impl Engine {
         connection.id = last.id;
         self.discarded.extend(last.data.release.map(|word| (last.id, word)));
         self.entry(slot).outbox_bytes.set(0);
+        self.entry(slot).forget_mailbox(last.id);
         self.entry(slot).set_life(last.id.generation(), Life::None);
         match last.flags.entered {
             true => self.gate.leave(),

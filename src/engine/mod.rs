@@ -47,7 +47,7 @@ use routes::Routes;
 use submitted::Submitted;
 use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
 use timers::Timers;
-use topics::{Delivery, Place, Publication, Topic, Topics};
+use topics::{Found, Place, Publication, Topic, Topics};
 use turn::{EventView, Handler, Message, Turn};
 use writing::Outgoing;
 
@@ -96,9 +96,11 @@ pub struct Engine {
     lent: Vec<(Slot, Buffer, usize)>,
     /// Of a command that is being obeyed: what a panic leaves of it is obeyed all the same.
     submitted: Option<Submitted>,
-    /// Topics with something for this shard, and what of it is on its way into the outboxes.
+    /// Topics with something for this shard, how much they ever had, and what of it is on its way into
+    /// the outboxes.
     publishing: VecDeque<Arc<Topic>>,
-    deliveries: VecDeque<Delivery>,
+    published: u64,
+    found: Found,
     /// The embedder's words that are not needed any more.
     discarded: Vec<(ConnId, Box<dyn Release>)>,
     stopping: Option<Stopping>,
@@ -268,7 +270,8 @@ impl Engine {
             lent: Vec::new(),
             submitted: None,
             publishing: VecDeque::new(),
-            deliveries: VecDeque::new(),
+            published: 0,
+            found: Found::default(),
             discarded: Vec::new(),
             stopping: None,
             now,
@@ -409,12 +412,17 @@ impl Engine {
             }
             let is_told = match event.kind {
                 EventKind::Close { .. } => {
-                    connection.flags.close_delivered = true;
+                    entry_of(&self.entries, slot).set_life(event.conn.generation(), Life::Closed);
+                    if let Some(left) = self.leave_all(event.conn) {
+                        // First that, each as an event of its own.
+                        self.events.push_front(event);
+                        left.into_iter().rev().for_each(|event| self.events.push_front(event));
+                        continue;
+                    }
+                    self.connections[slot as usize].flags.close_delivered = true;
                     let counters = &self.table.counters;
                     counters.closed.add(1);
                     counters.connections.set(counters.connections.get() - 1);
-                    entry_of(&self.entries, slot).set_life(event.conn.generation(), Life::Closed);
-                    self.leave_all(event.conn, arena, handler);
                     true
                 }
                 // A decision may have come, or the connection gone, before it was asked for.

@@ -6,19 +6,18 @@
 //! connection the messages of a thread arrive in the order in which it sent and published them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::Engine;
 use super::event::{Body, Event, EventKind};
-use super::topics::{Place, Publication, Topic};
-use super::turn::Handler;
+use super::topics::{Change, Place, Publication, Topic};
 use super::writing::Outgoing;
 use crate::id::ConnId;
 
 impl Engine {
     pub(super) fn publish(&mut self, topic: Arc<Topic>, publication: Publication) {
         let Some(mut group) = topic.group(self.shard.into()) else { return };
-        group.append(publication);
+        self.published += 1;
+        group.append(publication, self.published);
         let is_listed = std::mem::replace(&mut group.is_listed, true);
         drop(group);
         if !is_listed {
@@ -27,61 +26,69 @@ impl Engine {
     }
 
     pub(super) fn leave(&mut self, topic: &Topic, place: Place) {
-        if let Some(mut group) = topic.group(self.shard.into()) {
-            group.take_last(place, &mut self.deliveries);
-        }
-        self.send_deliveries();
+        self.settle(place.conn);
+        self.topics.let_go(topic, place);
     }
 
     /// Is there anything that a subscriber has not been sent?
     pub(super) fn is_publishing(&self) -> bool {
-        !self.publishing.is_empty() || !self.deliveries.is_empty()
+        !self.publishing.is_empty() || !self.found.is_empty()
     }
 
     /// distribute: this turn's share of what was published goes into outboxes.
     pub fn distribute(&mut self) {
         // What a panic has left.
-        self.send_deliveries();
+        self.send_found();
         let mut visits_left = VISITS_PER_TURN;
         while visits_left > 0 {
             let Some(topic) = self.publishing.pop_front() else { break };
-            let share = VISITS_PER_SHARE.min(visits_left);
-            let (visits, goes_on) = self.visit(&topic, share);
+            let visits = self.visit(topic, VISITS_PER_SHARE.min(visits_left));
             visits_left -= visits.clamp(1, visits_left);
-            if goes_on {
-                self.publishing.push_back(topic);
-            }
-            self.send_deliveries();
+            self.send_found();
         }
     }
 
-    fn visit(&mut self, topic: &Topic, most: usize) -> (usize, bool) {
-        let Some(mut group) = topic.group(self.shard.into()) else { return (0, false) };
-        let (visits, goes_on) = group.visit(most, &mut self.deliveries);
+    /// Finds what waits for some of a topic's subscribers, and for how many.
+    fn visit(&mut self, topic: Arc<Topic>, most: usize) -> usize {
+        let is_alone = self.publishing.is_empty();
+        let Some(mut group) = topic.group(self.shard.into()) else { return 0 };
+        let (visits, goes_on) = group.visit(most, is_alone, &mut self.found);
         group.is_listed = goes_on;
-        (visits, goes_on)
+        drop(group);
+        if goes_on {
+            self.publishing.push_back(topic);
+        }
+        visits
     }
 
     /// What was published for a connection goes before what it is sent now.
     #[inline]
     pub(super) fn settle(&mut self, conn: ConnId) {
-        if !self.publishing.is_empty() {
-            self.settle_now(conn);
+        if self.is_publishing() {
+            // What is published to it counts as bytes in the mailbox.
+            let is_waiting = |slot| self.entry(slot).mailbox_bytes() > 0;
+            if self.find(conn).is_some_and(is_waiting) {
+                self.settle_now(conn);
+            }
         }
     }
 
     fn settle_now(&mut self, conn: ConnId) {
-        let Some(slot) = self.find(conn) else { return };
-        let entry = self.entry(slot);
-        // What is published to it counts as bytes in the mailbox.
-        if entry.topics.load(Relaxed) > 0 && entry.mailbox_bytes() > 0 {
-            self.topics.take_pending(conn, &mut self.deliveries);
-            self.send_deliveries();
+        let deliveries = &mut self.found.deliveries;
+        self.topics.take_pending(conn, deliveries);
+        deliveries.make_contiguous().sort_unstable_by_key(|delivery| delivery.order);
+        self.send_deliveries();
+    }
+
+    fn send_found(&mut self) {
+        self.send_deliveries();
+        while let Some(conn) = self.found.members.pop() {
+            self.settle_now(conn);
         }
     }
 
     fn send_deliveries(&mut self) {
-        while let Some(delivery) = self.deliveries.pop_front() {
+        while let Some(delivery) = self.found.deliveries.pop_front() {
             let message = &delivery.message;
             self.current = Some(delivery.conn.slot());
             self.send_counted(delivery.conn, message.kind, &Outgoing::Message(message), true, delivery.wish);
@@ -89,20 +96,20 @@ impl Engine {
         }
     }
 
-    /// A connection is in no topic any more when its CLOSE is delivered.
-    pub(super) fn leave_all(&mut self, conn: ConnId, arena: &[u8], handler: &mut impl Handler) {
+    /// A connection that is over is in no topic any more: what is to be told of that, if anything.
+    pub(super) fn leave_all(&mut self, conn: ConnId) -> Option<Vec<Event>> {
+        // What was published before it ended goes out as what was sent before does.
+        self.settle(conn);
         let left = self.topics.leave_all(conn, self.entry(conn.slot()));
         let route = self.connections[conn.slot() as usize].route as usize;
-        if !self.routes.get(route).wants.topic {
-            return;
+        if left.is_empty() || !self.routes.get(route).wants.topic {
+            return None;
         }
-        for change in left {
+        let event = |change: Change| {
             let kind = EventKind::Topic { joined: false, subscribers: change.subscribers };
-            let event = Event { conn, kind, body: Body::copied(change.topic.name()) };
-            self.current = Some(conn.slot());
-            self.hand_over(&event, route, arena, &[], handler);
-            self.current = None;
-        }
+            Event { conn, kind, body: Body::copied(change.topic.name()) }
+        };
+        Some(left.into_iter().map(event).collect())
     }
 }
 

@@ -472,6 +472,11 @@ impl Entry {
         self.change_mailbox(id, |bytes| bytes.saturating_sub(len));
     }
 
+    /// What still waits for a connection that is over counts no more.
+    pub fn forget_mailbox(&self, id: ConnId) {
+        self.change_mailbox(id, |_| 0);
+    }
+
     fn change_mailbox(&self, id: ConnId, change: impl Fn(u64) -> u64) -> Option<u64> {
         let generation = u64::from(id.generation().to_u32());
         let update = |word: u64| {

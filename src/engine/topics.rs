@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -30,6 +31,8 @@ pub struct Topics {
     /// For each shard what its connections are in, by slot and topic.
     subscriptions: Box<[Mutex<Subscriptions>]>,
     topics: AtomicU64,
+    /// Topics that ever were.
+    numbers: AtomicU64,
     subscribers: AtomicU64,
     watcher: OnceLock<Box<dyn Watcher>>,
 }
@@ -49,15 +52,17 @@ struct Listed {
     subscribers: u64,
 }
 
-/// By slot, and by the address of the topic, which stays where it is while anybody is in it.
-type Subscriptions = BTreeMap<(Slot, usize), Subscription>;
+/// By slot, by the topic's number, and by the place in its group.
+type Subscriptions = BTreeMap<(Slot, u64, usize), Subscription>;
 
 struct Subscription {
     topic: Arc<Topic>,
-    index: usize,
+    /// It waits only for what was published before.
+    has_left: bool,
 }
 
 pub struct Topic {
+    number: u64,
     name: Arc<[u8]>,
     /// For each shard that ever had a subscriber.
     groups: Box<[OnceLock<Box<Mutex<Group>>>]>,
@@ -104,6 +109,8 @@ struct Sweep {
 pub struct Publication {
     message: Arc<Message>,
     wish: Wish,
+    /// Its place among all that the shard was given to send.
+    order: u64,
     /// For the members of this moment…
     stamp: u64,
     /// … but for these, in order.
@@ -112,9 +119,17 @@ pub struct Publication {
 
 /// A message for one subscriber.
 pub(super) struct Delivery {
+    pub(super) order: u64,
     pub(super) conn: ConnId,
     pub(super) message: Arc<Message>,
     pub(super) wish: Wish,
+}
+
+/// Who has something waiting, and what.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) members: Vec<ConnId>,
+    pub(super) deliveries: VecDeque<Delivery>,
 }
 
 /// What became of a message, for each subscriber by what a send would have returned.
@@ -135,8 +150,14 @@ pub struct Change {
 /// Where a connection was that has left a topic.
 #[derive(Clone, Copy)]
 pub struct Place {
+    pub(super) conn: ConnId,
     index: usize,
-    conn: ConnId,
+}
+
+impl Found {
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.deliveries.is_empty()
+    }
 }
 
 impl Topic {
@@ -156,6 +177,7 @@ impl Topics {
             names: Default::default(),
             subscriptions: (0..shards).map(|_| Mutex::default()).collect(),
             topics: AtomicU64::new(0),
+            numbers: AtomicU64::new(0),
             subscribers: AtomicU64::new(0),
             watcher: OnceLock::new(),
         }
@@ -192,8 +214,7 @@ impl Topics {
         entry.life_of(conn).unwrap_or(Life::None).is_open()?;
         let mut names = self.stripe(name);
         let listed = names.get_mut(name);
-        let key = |topic: &Arc<Topic>| (conn.slot(), Arc::as_ptr(topic) as usize);
-        if listed.as_ref().is_some_and(|listed| subscriptions.contains_key(&key(&listed.topic))) {
+        if listed.as_ref().is_some_and(|listed| place_in(&subscriptions, conn, &listed.topic).is_some()) {
             return Ok(None);
         }
         if entry.topics.load(Relaxed) as usize >= topics_max {
@@ -207,7 +228,8 @@ impl Topics {
             None => {
                 let name: Arc<[u8]> = name.into();
                 let groups = self.subscriptions.iter().map(|_| OnceLock::new()).collect();
-                let topic = Arc::new(Topic { name: name.clone(), groups });
+                let number = self.numbers.fetch_add(1, Relaxed);
+                let topic = Arc::new(Topic { number, name: name.clone(), groups });
                 names.insert(name.clone(), Listed { topic: topic.clone(), subscribers: 1 });
                 self.topics.fetch_add(1, Relaxed);
                 if let Some(watcher) = self.watcher.get() {
@@ -221,7 +243,8 @@ impl Topics {
         let topic = change.topic.clone();
         let index = locked(topic.groups[conn.shard()].get_or_init(Box::default)).join(conn);
         entry.topics.fetch_add(1, Relaxed);
-        subscriptions.insert(key(&topic), Subscription { topic, index });
+        let key = (conn.slot(), topic.number, index);
+        subscriptions.insert(key, Subscription { topic, has_left: false });
         Ok(Some(change))
     }
 
@@ -231,10 +254,15 @@ impl Topics {
         let mut subscriptions = locked(&self.subscriptions[conn.shard()]);
         entry.life_of(conn)?;
         let topic = self.find(name)?;
-        let subscription = subscriptions.remove(&(conn.slot(), Arc::as_ptr(&topic) as usize))?;
+        let index = place_in(&subscriptions, conn, &topic)?;
+        let key = (conn.slot(), topic.number, index);
         entry.topics.fetch_sub(1, Relaxed);
-        let index = subscription.index;
         let is_waiting = topic.group(conn.shard()).is_some_and(|mut group| group.leave(index));
+        if is_waiting {
+            subscriptions.get_mut(&key)?.has_left = true;
+        } else {
+            subscriptions.remove(&key);
+        }
         let change = self.uncount(topic);
         Some((change, is_waiting.then_some(Place { index, conn })))
     }
@@ -242,31 +270,42 @@ impl Topics {
     /// A connection is over: it leaves all at once, and nothing more comes.
     pub(super) fn leave_all(&self, conn: ConnId, entry: &Entry) -> Vec<Change> {
         let mut subscriptions = locked(&self.subscriptions[conn.shard()]);
-        let keys = (conn.slot(), 0)..=(conn.slot(), usize::MAX);
         let mut left = Vec::new();
-        while let Some((&key, _)) = subscriptions.range(keys.clone()).next() {
-            left.extend(subscriptions.remove(&key));
+        while let Some((&key, _)) = subscriptions.range(all_of(conn)).next() {
+            left.extend(subscriptions.remove(&key).map(|subscription| (key.2, subscription)));
         }
         entry.topics.store(0, Relaxed);
         drop(subscriptions);
-        let go = |Subscription { topic, index }| {
+        let go = |(index, Subscription { topic, has_left })| {
+            // Who has left already goes with the end of the round.
+            if has_left {
+                return None;
+            }
             if let Some(mut group) = topic.group(conn.shard()) {
                 group.remove(index);
             }
-            self.uncount(topic)
+            Some(self.uncount(topic))
         };
-        left.into_iter().map(go).collect()
+        left.into_iter().filter_map(go).collect()
     }
 
-    /// What a connection was published and not sent, of all its topics.
+    /// What a connection was published and not sent, of all its topics, in no order.
     pub(super) fn take_pending(&self, conn: ConnId, deliveries: &mut VecDeque<Delivery>) {
         let subscriptions = locked(&self.subscriptions[conn.shard()]);
-        for (_, Subscription { topic, index }) in
-            subscriptions.range((conn.slot(), 0)..=(conn.slot(), usize::MAX))
-        {
-            if let Some(mut group) = topic.group(conn.shard()) {
-                group.take_pending(*index, usize::MAX, deliveries);
+        for (&(_, _, index), subscription) in subscriptions.range(all_of(conn)) {
+            if let Some(mut group) = subscription.topic.group(conn.shard()) {
+                group.take_pending(Place { index, conn }, usize::MAX, deliveries);
             }
+        }
+    }
+
+    /// A connection has left this topic, and got what it still had coming.
+    pub(super) fn let_go(&self, topic: &Topic, place: Place) {
+        let key = (place.conn.slot(), topic.number, place.index);
+        let mut subscriptions = locked(&self.subscriptions[place.conn.shard()]);
+        // It may be over meanwhile, and another have its slot and its place.
+        if subscriptions.get(&key).is_some_and(|subscription| subscription.has_left) {
+            subscriptions.remove(&key);
         }
     }
 
@@ -421,21 +460,22 @@ impl Group {
         if !is_for_somebody {
             return None;
         }
-        let publication = Publication { message: message.clone(), wish, stamp: self.stamp, except };
+        let publication = Publication { message: message.clone(), wish, order: 0, stamp: self.stamp, except };
         self.underway += 1;
         self.waiting_bytes += publication.bytes();
         Some(publication)
     }
 
     /// It has come through the mailbox.
-    pub(super) fn append(&mut self, publication: Publication) {
+    pub(super) fn append(&mut self, publication: Publication, order: u64) {
         self.underway -= 1;
-        self.log.push_back(publication);
+        self.log.push_back(Publication { order, ..publication });
     }
 
     /// What waits for some of the members, at most so many, in a round that goes on with the next
-    /// call: for how many, and whether there is more.
-    pub(super) fn visit(&mut self, most: usize, deliveries: &mut VecDeque<Delivery>) -> (usize, bool) {
+    /// call: for how many, and whether there is more. When other topics may have something for them,
+    /// too, it gives only their names; what waits must then be asked for before the next call.
+    pub(super) fn visit(&mut self, most: usize, is_alone: bool, found: &mut Found) -> (usize, bool) {
         let (mut visited, mut looked) = (0, 0);
         while !self.log.is_empty() {
             if self.sweep.cursor == 0 {
@@ -449,12 +489,20 @@ impl Group {
                 let index = self.sweep.cursor;
                 self.sweep.cursor += 1;
                 looked += 1;
-                let had = deliveries.len();
-                self.take_pending(index, MESSAGES_PER_VISIT, deliveries);
-                visited += usize::from(deliveries.len() > had);
-                if let Some(member) = self.members.get(index) {
-                    self.sweep.upto = self.sweep.upto.min(member.next);
+                let Some(&Member { conn, next, left, .. }) = self.members.get(index) else { continue };
+                // Who has left is in no list any more.
+                if is_alone || left != u64::MAX {
+                    let had = found.deliveries.len();
+                    self.take_pending(Place { index, conn }, MESSAGES_PER_VISIT, &mut found.deliveries);
+                    visited += usize::from(found.deliveries.len() > had);
+                    self.sweep.upto = self.sweep.upto.min(self.members[index].next);
+                } else if next < self.log_end() {
+                    found.members.push(conn);
+                    visited += 1;
                 }
+            }
+            if !found.members.is_empty() {
+                return (visited, true);
             }
             self.sweep.cursor = 0;
             while self.log_start < self.sweep.upto {
@@ -473,24 +521,16 @@ impl Group {
         (visited, false)
     }
 
-    /// What waits for one that has left.
-    pub(super) fn take_last(&mut self, place: Place, deliveries: &mut VecDeque<Delivery>) {
-        // Meanwhile it may be over, and its place another's.
-        let is_it = |member: &Member| member.conn == place.conn && member.left != u64::MAX;
-        if self.members.get(place.index).is_some_and(is_it) {
-            self.take_pending(place.index, usize::MAX, deliveries);
-        }
-    }
-
-    fn take_pending(&mut self, index: usize, most: usize, deliveries: &mut VecDeque<Delivery>) {
-        let Some(member) = self.members.get_mut(index) else { return };
+    fn take_pending(&mut self, place: Place, most: usize, deliveries: &mut VecDeque<Delivery>) {
+        let Place { index, conn } = place;
+        let Some(member) = self.members.get_mut(index).filter(|member| member.conn == conn) else { return };
         let from = (member.next - self.log_start) as usize;
         for publication in self.log.range(from..).take(most) {
             member.next += 1;
             let was_there = member.joined <= publication.stamp && publication.stamp < member.left;
             if was_there && publication.except.binary_search(&(index as u32)).is_err() {
-                let Publication { message, wish, .. } = publication;
-                deliveries.push_back(Delivery { conn: member.conn, message: message.clone(), wish: *wish });
+                let &Publication { order, wish, ref message, .. } = publication;
+                deliveries.push_back(Delivery { order, conn, message: message.clone(), wish });
             }
         }
     }
@@ -517,6 +557,17 @@ fn room_for(entry: &Entry, conn: ConnId, message: &Message, limits: &SendLimits,
         return Room::None;
     }
     entry.take_room(conn, message.payload.len(), limits)
+}
+
+/// Where a connection is in a topic, if it is.
+fn place_in(subscriptions: &Subscriptions, conn: ConnId, topic: &Topic) -> Option<usize> {
+    let places = (conn.slot(), topic.number, 0)..=(conn.slot(), topic.number, usize::MAX);
+    let mut found = subscriptions.range(places).filter(|(_, subscription)| !subscription.has_left);
+    found.next().map(|(&(_, _, index), _)| index)
+}
+
+fn all_of(conn: ConnId) -> RangeInclusive<(Slot, u64, usize)> {
+    (conn.slot(), 0, 0)..=(conn.slot(), u64::MAX, usize::MAX)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,9 +1,11 @@
-// A chat room: one port serves the page and relays what one person says to all.
+// Chat rooms: one port serves the page and relays what one person says to all of the room. The lobby is at /, and
+// /room/tea is a room of its own. With a backplane, chats on several machines are one chat:
 //
-//   chat --listen 127.0.0.1:9990 --page examples/web/chat.html
+//   chat --listen 127.0.0.1:9990 --page examples/web/chat.html --set backplane=redis://127.0.0.1
 using System;
 using System.Collections.Generic;
 using System.IO;
+using System.Text;
 using System.Threading.Tasks;
 using FullDuplex;
 
@@ -13,24 +15,34 @@ namespace Examples
     {
         private static Task<int> Main(string[] arguments)
         {
-            var line = new CommandLine("chat", "a chat room with its page", "127.0.0.1:9990", "examples/web/chat.html");
-            return line.Run(arguments, () => Room(line), server => PrintLink(line.Options.Listen[0], server));
+            var line = new CommandLine("chat", "chat rooms with their page", "127.0.0.1:9990", "examples/web/chat.html");
+            return line.Run(arguments, () => Rooms(line), server => PrintLink(line.Options.Listen[0], server));
         }
 
-        private static WebSocketServer Room(CommandLine line)
+        private static WebSocketServer Rooms(CommandLine line)
         {
             var server = new WebSocketServer(line.Options);
-            server.Route("/chat", socket =>
-            {
-                // Who is gone, or too slow to follow, is skipped.
-                socket.OnMessage = text => server.Broadcast(text, "/chat");
-                socket.OnBinary = bytes => socket.Close(1003, "this room takes text only");
-            });
+            server.Route("/chat", socket => Enter(server, socket, "lobby"));
+            server.Route("/room/:name", socket => Enter(server, socket, "room/" + socket.ConnectionInfo.Request.Parameters["name"]));
             var page = new HttpReply(200, File.ReadAllBytes(line.Page!), "text/html; charset=utf-8",
                 new Dictionary<string, string> { ["Cache-Control"] = "no-cache" });
             server.RouteHttp("/", request => page);
             server.RouteHttp("/index.html", request => page);
+            server.RouteHttp("/room/:name", request => page);
             return server;
+        }
+
+        private static void Enter(WebSocketServer server, IWebSocketConnection socket, string room)
+        {
+            if (Encoding.UTF8.GetByteCount(room) > Topic.BytesMax)
+            {
+                socket.Close(1008, "the name of this room is too long");
+                return;
+            }
+            socket.Subscribe(room);
+            // Who is too slow to follow is skipped: the result would tell of how many.
+            socket.OnMessage = text => server.Publish(room, text);
+            socket.OnBinary = bytes => socket.Close(1003, "this room takes text only");
         }
 
         /// <summary>":9990" and "0.0.0.0:9990" are every address of this machine; the browser is told one of them.</summary>
