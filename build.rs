@@ -59,17 +59,19 @@ fn c_line(line: &str) -> String {
         return line.to_string();
     };
     let is_status = name.starts_with("E_") || matches!(name, "OK" | "HIGH_WATER" | "ALREADY");
+    // They are compared with an event's `code`.
+    let is_code = name.starts_with("TOPIC_") || name.starts_with("BP_");
     match value {
         "256" if name == "VERSION" => "#define FDX_VERSION 0x000100u".to_string(),
         number if number.starts_with('-') => format!("#define FDX_{name} ({number})"),
-        number if number.bytes().all(|byte| byte.is_ascii_digit()) && !is_status => {
+        number if number.bytes().all(|byte| byte.is_ascii_digit()) && !is_status && !is_code => {
             format!("#define FDX_{name} {number}u")
         }
         _ => line.to_string(),
     }
 }
 
-const FFI_FILES: [&str; 11] = [
+const FFI_FILES: [&str; 12] = [
     "status.rs",
     "error.rs",
     "event.rs",
@@ -79,6 +81,7 @@ const FFI_FILES: [&str; 11] = [
     "handshake.rs",
     "send.rs",
     "conn.rs",
+    "topic.rs",
     "stats.rs",
     "log.rs",
 ];

@@ -93,6 +93,9 @@
 // A fragment of the message follows; see `fdx_send`.
 #define FDX_F_MORE 4u
 
+// With `fdx_publish`: not back to `sender`.
+#define FDX_F_SKIP_SENDER 32u
+
 // A handshake waits for `fdx_accept` or `fdx_reject`. Only with `on_upgrade`, or `FDX_ROUTE_UPGRADE`.
 #define FDX_EV_UPGRADE 1u
 
@@ -125,6 +128,11 @@
 // request alone, and `data` its body, of at most `max.body` bytes. Only on routes with
 // `FDX_ROUTE_HTTP`.
 #define FDX_EV_HTTP 9u
+
+// A connection has joined or left a topic; only on routes with `FDX_ROUTE_TOPIC`. `data` is the
+// topic, `code` is `FDX_TOPIC_JOINED` or `FDX_TOPIC_LEFT`, and `arg` how many of this process are in
+// it then. What a connection is still in at its end it leaves just before FDX_EV_CLOSE.
+#define FDX_EV_TOPIC 10u
 
 // A listener has trouble, for example no file descriptors. `data` says what. It goes on by
 // itself.
@@ -188,11 +196,20 @@
 // With "dispatch" = "queue": `FDX_EV_PING` and `FDX_EV_PONG` come. (Callbacks say that by `on_other`.)
 #define FDX_ROUTE_OTHER 8u
 
+// `FDX_EV_TOPIC` comes for the connections of the route, to `on_other` or to be polled.
+#define FDX_ROUTE_TOPIC 16u
+
 // The connection is encrypted.
 #define FDX_CI_TLS 1u
 
 // The connection is compressed.
 #define FDX_CI_DEFLATE 2u
+
+// A connection has joined a topic (the `code` of FDX_EV_TOPIC).
+#define FDX_TOPIC_JOINED 1
+
+// It has left it.
+#define FDX_TOPIC_LEFT 2
 
 // Events that were polled, and the memory they lie in.
 typedef struct fdx_batch fdx_batch;
@@ -242,9 +259,9 @@ typedef void (*fdx_drop_fn)(void *user_data);
 typedef uint64_t fdx_conn;
 
 // One event; 64 bytes on 64-bit systems. Per connection they come as
-// `UPGRADE? OPEN (MESSAGE | FRAGMENT | PING | PONG | DRAIN)* CLOSE`: each OPEN has exactly one CLOSE,
-// nothing comes after it, and two events of one connection never run at once. Ignore types you
-// don't know.
+// `UPGRADE? OPEN (MESSAGE | FRAGMENT | PING | PONG | DRAIN | TOPIC)* CLOSE`: each OPEN has exactly
+// one CLOSE, nothing comes after it, and two events of one connection never run at once. Ignore
+// types you don't know.
 typedef struct fdx_event {
     // The stride of arrays of these.
     uint16_t struct_size;
@@ -293,8 +310,8 @@ typedef struct fdx_handlers {
     fdx_event_fn on_message;
     fdx_event_fn on_close;
     fdx_event_fn on_drain;
-    // Everything else: `FDX_EV_PING`, `FDX_EV_PONG`, `FDX_EV_HTTP`, and, on the first route that
-    // has it, the server's own events.
+    // Everything else: `FDX_EV_PING`, `FDX_EV_PONG`, `FDX_EV_HTTP`, `FDX_EV_TOPIC`, and, on the
+    // first route that has it, the server's own events.
     fdx_event_fn on_other;
 } fdx_handlers;
 
@@ -349,6 +366,21 @@ typedef struct fdx_conn_info {
     char subprotocol[64];
 } fdx_conn_info;
 
+// What became of a published message. Each subscriber in this process counts once, by what
+// `fdx_send` would have returned for it.
+typedef struct fdx_publish_result {
+    uint32_t struct_size;
+    uint32_t reserved;
+    // `FDX_OK`
+    uint64_t queued;
+    // `FDX_HIGH_WATER`: queued, too, and FDX_EV_DRAIN will say when it has read enough.
+    uint64_t high_water;
+    // It does not get it: `FDX_E_FULL` (and `send.full` decides whether it is closed),
+    // `FDX_E_UNSUPPORTED` for binary on a Hixie connection, `FDX_E_STATE` while a message in
+    // fragments is under way to it, or its shard is more than `send.limit` behind with the topic.
+    uint64_t dropped;
+} fdx_publish_result;
+
 // Counted since the start. Set `struct_size` to `sizeof(fdx_stats)`. Fields of features that are
 // not in this build are 0.
 typedef struct fdx_stats {
@@ -381,7 +413,9 @@ typedef struct fdx_stats {
     uint64_t event_queue_len;
     // Set aside for the windows of connections with `deflate = dedicated`; see `deflate.budget`.
     uint64_t deflate_bytes;
+    // With at least one subscriber in this process.
     uint64_t topics;
+    // Of all topics together.
     uint64_t subscriptions;
     uint64_t backplane_in;
     uint64_t backplane_out;
@@ -1066,6 +1100,59 @@ fdx_status fdx_conns(fdx_server *server,
                      fdx_conn *out,
                      size_t cap,
                      size_t *needed);
+
+// From now on a connection gets what is published to a topic. [any] It is in it when this
+// returns, and leaves all its topics when its FDX_EV_CLOSE is delivered. The name is 1 to 255
+// bytes of any kind; `len` may be `FDX_NTS`. A topic needs no making: it is there while somebody
+// is in it. There are no patterns.
+//
+// `FDX_OK`; `FDX_ALREADY`; `FDX_E_NO_CONN`; `FDX_E_CLOSING`; `FDX_E_STATE` before it is open;
+// `FDX_E_LIMIT` when it is in `max.topics`; `FDX_E_INVALID_ARG` for another name.
+//
+// Required:
+// `server` is live; `topic` has `len` bytes.
+fdx_status fdx_subscribe(fdx_server *server, fdx_conn conn, const char *topic, size_t len);
+
+// A connection leaves a topic. [any] It still gets what was published before.
+//
+// `FDX_OK`; `FDX_ALREADY` if it is not in it; `FDX_E_NO_CONN`; `FDX_E_INVALID_ARG` for another
+// name.
+//
+// Required:
+// `server` is live; `topic` has `len` bytes.
+fdx_status fdx_unsubscribe(fdx_server *server, fdx_conn conn, const char *topic, size_t len);
+
+// Sends a message to everyone who is in a topic now. [any] It is encoded and compressed once, and
+// shared. With a backplane it goes to the other machines, too.
+//
+// What one thread publishes to a topic arrives in that order, and what it sends one connection
+// otherwise, closes included, keeps its place among it. However many subscribers there are, other
+// connections are served meanwhile: a shard sends to some hundreds of them and then looks around.
+//
+// `flags` is 0 or a sum of `FDX_F_COMPRESS` or `FDX_F_NO_COMPRESS`, see `fdx_send`, and
+// `FDX_F_SKIP_SENDER`: then `sender` does not get it. `result` may be NULL; else set its
+// `struct_size`.
+//
+// `FDX_OK`, whatever became of it and also for nobody; `FDX_E_TOO_BIG` for more than `send.limit`;
+// `FDX_E_STATE` before the start; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` and `msg` are live; `topic` has `len` bytes; `result` is null or has its `struct_size`.
+fdx_status fdx_publish(fdx_server *server,
+                       const char *topic,
+                       size_t len,
+                       fdx_msg *msg,
+                       uint32_t flags,
+                       fdx_conn sender,
+                       fdx_publish_result *result);
+
+// How many connections of this process are in a topic. [any]
+//
+// `FDX_OK`; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live; `topic` has `len` bytes; `out` is writable.
+fdx_status fdx_topic_count(fdx_server *server, const char *topic, size_t len, uint64_t *out);
 
 // The sums of a server. [any]
 //

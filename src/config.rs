@@ -85,6 +85,8 @@ pub struct Limits {
     pub connections_per_ip: Option<usize>,
     pub connection_rate_per_ip: Option<Rate>,
     pub fragments: usize,
+    /// Of one connection.
+    pub topics: usize,
     pub message_rate: Option<Rate>,
     pub byte_rate: Option<Rate>,
 }
@@ -206,6 +208,7 @@ impl Config {
                 connections_per_ip: None,
                 connection_rate_per_ip: None,
                 fragments: 0,
+                topics: 0,
                 message_rate: None,
                 byte_rate: None,
             },
@@ -345,7 +348,7 @@ const PREFIX_BYTES_MAX: usize = 255;
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 48] = [
+pub static OPTIONS: [OptionSpec; 49] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -497,6 +500,16 @@ pub static OPTIONS: [OptionSpec; 48] = [
         help: "Most fragments of one message. Over it: close code 1009.",
         set: |settings, value| {
             put(&mut settings.limits.fragments, size(value).and_then(|count| at_least(1, count)))
+        },
+    },
+    OptionSpec {
+        name: "max.topics",
+        kind: "number",
+        default: "65536",
+        live: true,
+        help: "Most topics that one connection is in. Over it: FDX_E_LIMIT.",
+        set: |settings, value| {
+            put(&mut settings.limits.topics, size(value).and_then(|count| at_least(1, count)))
         },
     },
     OptionSpec {

@@ -74,7 +74,15 @@ impl Stage {
         ] {
             config.set(key, value).unwrap();
         }
-        let wants = Wants { upgrade: true, open: true, message: true, close: true, drain: true, other: true };
+        let wants = Wants {
+            upgrade: true,
+            open: true,
+            message: true,
+            close: true,
+            drain: true,
+            topic: true,
+            other: true,
+        };
         let mut routes = Routes::default();
         routes.add("/*", Route { number: 0, wants, http: true, streams: false }).unwrap();
         LazyLock::force(&LONG_HEADER);

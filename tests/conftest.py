@@ -1,6 +1,7 @@
 """What all outside tests share. They know the servers only by their programs and their ports."""
 
 from contextlib import ExitStack
+from itertools import count
 
 import pytest
 
@@ -22,6 +23,14 @@ def echo():
     connection must not touch the next one's."""
     with Program("echo") as program:
         yield program
+
+
+@pytest.fixture
+def broker(tmp_path):
+    """broker(Redis, {"maxmemory": "2mb"}): a running Redis, Cluster or Nats that ends with the test."""
+    with ExitStack() as running:
+        number = count()
+        yield lambda kind, *how, **more: running.enter_context(kind(tmp_path / f"broker-{next(number)}", *how, **more))
 
 
 @pytest.fixture(params=[wire.at_once, wire.one_byte_at_a_time], ids=["at_once", "one_byte_at_a_time"])

@@ -12,6 +12,7 @@
 #   node   npm's ws, as of 2015 (it still speaks version 8) and as of today
 #   bin    cargo-fuzz
 #   proxies  HAProxy and nginx, unpacked and not installed, so that none starts as a service
+#   brokers  Redis and NATS, in the same way
 #   promtool   Prometheus' own reader of metrics
 #   dotnet   .NET Core 3.1 for the C# binding (tests/dotnet.sh), beside the system's Mono
 #
@@ -59,6 +60,7 @@ pythons() {
 # One after the other: apt locks its lists.
 debian_files() {
     proxies
+    brokers
     prometheus_tool
 }
 
@@ -115,6 +117,8 @@ greenlet==3.5.6
 pyee==13.0.1
 typing_extensions==4.15.0
 trustme==1.2.1
+# the client of NATS that an example uses
+nats-py==2.16.0
 cryptography==50.0.2
 cffi==2.1.1
 pycparser==3.12
@@ -230,19 +234,32 @@ node_packages() {
 
 proxies() {
     say "HAProxy and nginx"
-    rm -rf "$env/proxies"
-    mkdir -p "$env/proxies/packages"
-    download_proxies || { as_root apt-get update -qq && download_proxies; }
-    local package libraries=()
-    for package in "$env"/proxies/packages/*.deb; do
-        dpkg-deb -x "$package" "$env/proxies"
+    unpacked proxies haproxy nginx
+}
+
+brokers() {
+    say "Redis and NATS"
+    # redis-server itself is in the package of its tools.
+    unpacked brokers redis-server redis-tools nats-server
+}
+
+# unpacked FOLDER PACKAGE…: of Debian's, with the libraries that they need installed.
+unpacked() {
+    local folder=$env/$1 package libraries=()
+    shift
+    rm -rf "$folder"
+    mkdir -p "$folder/packages"
+    download "$folder/packages" "$@" 2>/dev/null || { as_root apt-get update -qq && download "$folder/packages" "$@"; }
+    for package in "$folder"/packages/*.deb; do
+        dpkg-deb -x "$package" "$folder"
         mapfile -t -O ${#libraries[@]} libraries < <(libraries_of "$package")
     done
     if dpkg -s "${libraries[@]}" >/dev/null 2>&1; then return; fi
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${libraries[@]}" >/dev/null
 }
 
-download_proxies() { (cd "$env/proxies/packages" && apt-get download -qq haproxy nginx); }
+# download FOLDER PACKAGE…
+download() { (cd "$1" && shift && apt-get download -qq -o APT::Sandbox::User="$(id -un)" "$@"); }
 
 # The first of alternatives, without versions.
 libraries_of() { dpkg-deb -f "$1" Depends | tr ',' '\n' | sed 's/^ *//; s/[ |(:].*//' | grep -E '^z?lib'; }
@@ -252,12 +269,8 @@ prometheus_tool() {
     local folder
     say "promtool"
     folder=$(mktemp -d)
-    cd "$folder"
-    download() { apt-get download -qq -o APT::Sandbox::User="$(id -un)" prometheus; }
-    download 2>/dev/null || { as_root apt-get update -qq; download; }
-    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
-    mv usr/bin/promtool "$env/promtool"
-    cd - >/dev/null
+    download "$folder" prometheus 2>/dev/null || { as_root apt-get update -qq; download "$folder" prometheus; }
+    dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -x -C "$env" --strip-components=3 ./usr/bin/promtool
     rm -r "$folder"
 }
 

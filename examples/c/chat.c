@@ -1,52 +1,58 @@
-/* A chat room: one port serves the page and relays what one person says to all.
+/* A chat: one port serves the page and relays what one person says to all in the same room.
  *
  *   chat --listen 127.0.0.1:9990 --page examples/web/chat.html
+ *
+ * The room is in the path: "/room/any-name", and the lobby is at "/" and "/chat". Each is a topic of
+ * the library's, so with --set backplane=redis://127.0.0.1:6379 several chats are one.
  */
 #include "options.h"
 
-enum { ROUTE_ROOM = 1, ROUTE_PAGE = 2 };
+enum { ROUTE_LOBBY = 1, ROUTE_ROOM = 2, TOPIC_BYTES_MAX = 255 };
+
+static char lobby[] = "/chat";
 
 struct page {
     char *bytes;
     size_t len;
 };
 
-/* All connections of a route, to be freed by the caller. */
-static fdx_conn *everyone(fdx_server *server, uint32_t route, size_t *count)
+static void on_open(void *user_data, fdx_server *server, const fdx_event *event)
 {
-    fdx_conn *conns = NULL;
-    fdx_status status;
-    size_t room = 0;
+    char path[TOPIC_BYTES_MAX + 1], *room = lobby;
+    size_t size;
 
-    while ((status = fdx_conns(server, route, conns, room, count)) == FDX_E_BUFFER) {
-        free(conns);
-        room = *count + 16;   /* somebody may come in meanwhile */
-        conns = malloc(room * sizeof *conns);
-        if (!conns)
-            break;
+    (void)user_data;
+    if (event->route == ROUTE_ROOM) {
+        if (fdx_request_get(server, event->conn, ":path", path, sizeof path, &size) != FDX_OK) {
+            fdx_close(server, event->conn, 1008, "the name of this room is too long", FDX_NTS);
+            return;
+        }
+        room = malloc(size);
+        if (!room) {
+            fdx_abort(server, event->conn);
+            return;
+        }
+        memcpy(room, path, size);
     }
-    if (status != FDX_OK)
-        *count = 0;
-    return conns;
+    fdx_subscribe(server, event->conn, room, FDX_NTS);
+    /* It comes with every message; who has just gone leaves it to us. */
+    if (fdx_conn_set_data(server, event->conn, room, room == lobby ? NULL : free) != FDX_OK && room != lobby)
+        free(room);
 }
 
 static void on_message(void *user_data, fdx_server *server, const fdx_event *event)
 {
-    fdx_conn *conns;
     fdx_msg *message;
-    size_t count = 0;
 
     (void)user_data;
     if (event->flags & FDX_EVF_BINARY) {
         fdx_close(server, event->conn, 1003, "this room takes text only", FDX_NTS);
         return;
     }
-    /* Who is gone, or too slow to follow, is skipped: the result for each could be asked for. */
-    conns = everyone(server, event->route, &count);
+    /* Who is too slow to follow is skipped, or closed: `send.full` says which. */
     message = fdx_msg_new(FDX_TEXT, event->data, event->len);
-    fdx_send_msg(server, conns, count, message, 0, NULL);
+    fdx_publish(server, event->conn_data, FDX_NTS, message, 0, 0, NULL);
     fdx_msg_unref(message);
-    free(conns);
 }
 
 static void on_http(void *user_data, fdx_server *server, const fdx_event *event)
@@ -107,11 +113,14 @@ static void print_link(const char *address, fdx_server *server)
 int main(int argc, char **argv)
 {
     struct options options = {
-        .about = "a chat room with its page", .page = "examples/web/chat.html", .listen = { "127.0.0.1:9990" },
+        .about = "a chat with its page", .page = "examples/web/chat.html", .listen = { "127.0.0.1:9990" },
     };
     struct page page;
-    fdx_handlers room = { .struct_size = sizeof room, .on_message = on_message };
-    fdx_handlers site = { .struct_size = sizeof site, .flags = FDX_ROUTE_HTTP, .user_data = &page, .on_other = on_http };
+    fdx_handlers room = { .struct_size = sizeof room, .on_open = on_open, .on_message = on_message };
+    fdx_handlers room_with_page = {
+        .struct_size = sizeof room_with_page, .flags = FDX_ROUTE_HTTP, .user_data = &page,
+        .on_open = on_open, .on_message = on_message, .on_other = on_http,
+    };
     fdx_error error = { .struct_size = sizeof error };
     fdx_config *config = fdx_config_new();
     fdx_server *server = NULL;
@@ -120,9 +129,10 @@ int main(int argc, char **argv)
     block_stop_signals(&stop_signals);
     read_options(&options, config, argc, argv);
     page = read_page(options.page);
-    if (fdx_config_route(config, "/chat", ROUTE_ROOM, &room, &error) < 0 ||
-        fdx_config_route(config, "/", ROUTE_PAGE, &site, &error) < 0 ||
-        fdx_config_route(config, "/index.html", ROUTE_PAGE, &site, &error) < 0 ||
+    if (fdx_config_route(config, lobby, ROUTE_LOBBY, &room, &error) < 0 ||
+        fdx_config_route(config, "/", ROUTE_LOBBY, &room_with_page, &error) < 0 ||
+        fdx_config_route(config, "/index.html", ROUTE_LOBBY, &room_with_page, &error) < 0 ||
+        fdx_config_route(config, "/room/:name", ROUTE_ROOM, &room_with_page, &error) < 0 ||
         fdx_server_new(config, &server, &error) < 0 ||
         fdx_server_start(server, &error) < 0)
         give_up(error.message);

@@ -4,7 +4,7 @@ and the wait for Ctrl-C. Nothing here is needed to use the library."""
 import asyncio
 import signal
 import sys
-from typing import Any, Dict, List, NoReturn, Optional
+from typing import Any, Callable, Coroutine, Dict, List, NoReturn, Optional
 
 import fullduplex
 
@@ -66,8 +66,12 @@ def give_up(message: object) -> NoReturn:
     sys.exit(1)
 
 
-async def serve_until_signal(serving: fullduplex.serve, reason: str, link: bool = False) -> None:
-    """Prints "listening on ADDRESS" for each listener, and stops politely at SIGINT or SIGTERM."""
+async def serve_until_signal(
+    serving: fullduplex.serve, reason: str, link: bool = False,
+    begin: Optional[Callable[[fullduplex.AsyncServer], Coroutine[Any, Any, None]]] = None,
+) -> None:
+    """Prints "listening on ADDRESS" for each listener, and stops politely at SIGINT or SIGTERM.
+    `begin` runs beside the server, from its start on."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -84,6 +88,9 @@ async def serve_until_signal(serving: fullduplex.serve, reason: str, link: bool 
         host = "127.0.0.1" if host in ("", "0.0.0.0", "[::]") else host
         print(f"open http://{host}:{server.port}/")
     sys.stdout.flush()
+    beginning = asyncio.ensure_future(begin(server)) if begin is not None else None
     await stop.wait()
+    if beginning is not None:
+        beginning.cancel()
     server.close(1001, reason, deadline=2)
     await server.wait_closed()

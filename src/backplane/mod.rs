@@ -18,10 +18,13 @@ mod wire;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::buffer::copied;
 use crate::config::BackplaneOptions;
@@ -90,32 +93,32 @@ impl Backplane {
     /// By what the options name, if they name any.
     pub fn of_options(options: &BackplaneOptions) -> Option<Self> {
         let redis = (!options.servers.is_empty()).then(|| options.clone())?;
-        Some(Self { shared: Shared::new(options), redis: Some(redis) })
+        Some(Self { shared: Shared::new(options, false), redis: Some(redis) })
     }
 
     /// By functions of the embedder's.
     pub fn custom(options: &BackplaneOptions) -> Self {
-        Self { shared: Shared::new(options), redis: None }
+        Self { shared: Shared::new(options, true), redis: None }
     }
 
-    /// Begins. `carrier` is the embedder's, for a custom backplane. `ended` is called on the thread
-    /// as the last thing it does. The error says which option to look at.
+    /// Begins. `carrier` is the embedder's, for a custom backplane. The thread does what it does inside
+    /// of `host`. The error says which option to look at.
     pub fn start(
         &self,
         inlet: Weak<dyn Inlet>,
         carrier: Option<Box<dyn Carrier>>,
-        ended: impl FnOnce() + Send + 'static,
+        host: impl FnOnce(&mut dyn FnMut()) + Send + 'static,
     ) -> Result<JoinHandle<()>, StartError> {
         let _ = self.shared.inlet.set(inlet);
         match &self.redis {
             Some(options) => {
                 let courier = redis::Courier::new(self.shared.clone(), options)?;
-                self.spawn("fullduplex-redis", move || courier.run(), ended)
+                self.spawn("fullduplex-redis", move || courier.run(), host)
             }
             None => {
                 let carrier = carrier.ok_or(StartError::Config("no backplane was given".to_string()))?;
                 let shared = self.shared.clone();
-                self.spawn("fullduplex-backplane", move || custom::run(&shared, &*carrier), ended)
+                self.spawn("fullduplex-backplane", move || custom::run(&shared, &*carrier), host)
             }
         }
     }
@@ -124,18 +127,20 @@ impl Backplane {
         &self,
         name: &str,
         run: impl FnOnce() + Send + 'static,
-        ended: impl FnOnce() + Send + 'static,
+        host: impl FnOnce(&mut dyn FnMut()) + Send + 'static,
     ) -> Result<JoinHandle<()>, StartError> {
         let shared = self.shared.clone();
-        let body = move || {
+        let mut run = Some(run);
+        let mut body = move || {
+            let Some(run) = run.take() else { return };
             // The hook has logged it. Local delivery goes on.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
                 shared.tell(News::Down, "a bug of the library's ended the backplane; see the log");
             }
             shared.end();
-            ended();
         };
-        thread::Builder::new().name(name.to_string()).spawn(body).map_err(StartError::Thread)
+        let spawned = thread::Builder::new().name(name.to_string()).spawn(move || host(&mut body));
+        spawned.map_err(StartError::Thread)
     }
 
     /// Never waits. From any thread.
@@ -196,6 +201,8 @@ struct Shared {
     node: NodeId,
     prefix: Vec<u8>,
     limit_bytes: usize,
+    /// Some of this runs on the embedder's threads, on which nothing may be logged: that would call it.
+    is_custom: bool,
     inlet: OnceLock<Weak<dyn Inlet>>,
     waiting: Mutex<Waiting>,
     /// Of publishes that wait or are not acknowledged.
@@ -287,12 +294,13 @@ fn cost(topic: &[u8], payload: &[u8]) -> usize {
 }
 
 impl Shared {
-    fn new(options: &BackplaneOptions) -> Arc<Self> {
+    fn new(options: &BackplaneOptions, is_custom: bool) -> Arc<Self> {
         let node = NodeId::random();
         Arc::new(Self {
             node,
             prefix: options.prefix.clone().into_bytes(),
             limit_bytes: options.limit_bytes,
+            is_custom,
             inlet: OnceLock::new(),
             waiting: Mutex::default(),
             queued_bytes: AtomicUsize::new(0),
@@ -306,7 +314,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     fn publish(&self, topic: &[u8], kind: Kind, wish: Wish, payload: &[u8]) {
@@ -436,6 +444,10 @@ impl Shared {
             News::Down => log::warn!(target: LOG, "down: {why}"),
             News::Gap => log::warn!(target: LOG, "gap: {why}"),
         }
+        self.pass_on(news, why);
+    }
+
+    fn pass_on(&self, news: News, why: &str) {
         if let Some(inlet) = self.inlet.get().and_then(Weak::upgrade) {
             inlet.tell(news, why);
         }
@@ -477,12 +489,16 @@ impl Shared {
         let lost = std::mem::take(&mut listening.gap);
         listening.gap_told_at = Some(now);
         drop(listening);
-        self.tell(News::Gap, &format!("other servers have lost {lost} of their publishes"));
+        let why = format!("other servers have lost {lost} of their publishes");
+        match self.is_custom {
+            true => self.pass_on(News::Gap, &why),
+            false => self.tell(News::Gap, &why),
+        }
         None
     }
 
     fn listening(&self) -> MutexGuard<'_, Listening> {
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+        self.listening.lock()
     }
 }
 

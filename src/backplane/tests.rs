@@ -12,11 +12,11 @@ struct Told(Mutex<Sender<String>>);
 impl Inlet for Told {
     fn deliver(&self, topic: &[u8], kind: Kind, wish: Wish, payload: &[u8]) {
         let text = format!("{} {kind:?} {wish:?} {}", show(topic), show(payload));
-        let _ = self.0.lock().unwrap().send(text);
+        let _ = self.0.lock().send(text);
     }
 
     fn tell(&self, news: News, _: &str) {
-        let _ = self.0.lock().unwrap().send(format!("{news:?}"));
+        let _ = self.0.lock().send(format!("{news:?}"));
     }
 }
 
@@ -86,7 +86,7 @@ fn bench(set: &[(&str, &str)]) -> Bench {
     let backplane = Backplane::custom(&options(set));
     let ((say, said), (tell, told)) = (channel(), channel());
     let inlet: Arc<dyn Inlet> = Arc::new(Told(Mutex::new(tell)));
-    let started = backplane.start(Arc::downgrade(&inlet), Some(Box::new(Notes(say))), || ());
+    let started = backplane.start(Arc::downgrade(&inlet), Some(Box::new(Notes(say))), |run| run());
     Bench { backplane, thread: started.unwrap(), said, told, _inlet: inlet }
 }
 
@@ -274,11 +274,11 @@ fn after_the_end_nothing_waits_and_what_is_published_is_lost() {
 
 #[test]
 fn an_embedders_function_that_takes_its_time_holds_up_nobody_and_the_end_only_for_a_while() {
-    struct Slow(Sender<()>, Mutex<Receiver<()>>);
+    struct Slow(Sender<()>, Receiver<()>);
     impl Carrier for Slow {
         fn publish(&self, _: &[u8], _: &[u8]) {
             let _ = self.0.send(());
-            let _ = self.1.lock().unwrap().recv();
+            let _ = self.1.recv();
         }
         fn subscribe(&self, _: &[u8]) {}
         fn unsubscribe(&self, _: &[u8]) {}
@@ -286,8 +286,8 @@ fn an_embedders_function_that_takes_its_time_holds_up_nobody_and_the_end_only_fo
     let backplane = Backplane::custom(&options(&[]));
     let ((entered, is_in), (let_go, wait)) = (channel(), channel());
     let inlet: Arc<dyn Inlet> = Arc::new(Told(Mutex::new(channel().0)));
-    let carrier = Box::new(Slow(entered, Mutex::new(wait)));
-    let thread = backplane.start(Arc::downgrade(&inlet), Some(carrier), || ()).unwrap();
+    let carrier = Box::new(Slow(entered, wait));
+    let thread = backplane.start(Arc::downgrade(&inlet), Some(carrier), |run| run()).unwrap();
     for _ in 0..3 {
         backplane.publish(b"t", Kind::Binary, Wish::Plain, b"x");
     }
@@ -313,7 +313,7 @@ fn a_bug_in_what_the_thread_calls_ends_the_backplane_and_not_the_host() {
     let backplane = Backplane::custom(&options(&[]));
     let (tell, told) = channel();
     let inlet: Arc<dyn Inlet> = Arc::new(Told(Mutex::new(tell)));
-    let thread = backplane.start(Arc::downgrade(&inlet), Some(Box::new(Bug)), || ()).unwrap();
+    let thread = backplane.start(Arc::downgrade(&inlet), Some(Box::new(Bug)), |run| run()).unwrap();
     backplane.publish(b"t", Kind::Text, Wish::Auto, b"x");
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "Down");
     thread.join().unwrap();

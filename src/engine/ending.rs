@@ -96,6 +96,7 @@ impl Engine {
 
     /// The embedder, a timeout or the end of the server closes a conversation.
     pub(crate) fn close(&mut self, conn: ConnId, frame: CloseFrame, by: ClosedBy) {
+        self.settle(conn);
         let Some(slot) = self.find(conn) else { return };
         let connection = &mut self.connections[slot as usize];
         if connection.stage != Stage::Open || connection.flags.close_queued {
@@ -131,7 +132,8 @@ impl Engine {
     /// Ends a connection without a word.
     pub(crate) fn abort(&mut self, conn: ConnId, by: ClosedBy) {
         let Some(slot) = self.find(conn) else { return };
-        if by == ClosedBy::Limit {
+        // Every send that finds it full asks for this until it is gone.
+        if by == ClosedBy::Limit && !self.connections[slot as usize].flags.close_queued {
             self.table.counters.slow_closed.add(1);
         }
         self.tell_close(slot, &CloseFrame::new(CloseCode::ABNORMAL, ""), by);
@@ -208,6 +210,7 @@ impl Engine {
         connection.id = last.id;
         self.discarded.extend(last.data.release.map(|word| (last.id, word)));
         self.entry(slot).outbox_bytes.set(0);
+        self.entry(slot).forget_mailbox(last.id);
         self.entry(slot).set_life(last.id.generation(), Life::None);
         match last.flags.entered {
             true => self.gate.leave(),

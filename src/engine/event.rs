@@ -41,14 +41,31 @@ pub enum EventKind {
     },
     /// A plain request, waiting for its reply.
     Http,
+    /// It is in a topic from now on, or not any more; the body is the name.
+    Topic {
+        joined: bool,
+        /// The topic's in this process, with this change.
+        subscribers: u64,
+    },
     /// A listener could not accept; the body says why.
     Listener,
+    /// How it stands between this server and others; the body says why.
+    Backplane(Reach),
     /// A panic was contained; the body says where.
     Fault,
     /// The last event of the server.
     Stopped,
     ThreadStart,
     ThreadStop,
+}
+
+/// Do this server and the others hear of each other?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    Up = 1,
+    Down = 2,
+    /// Messages may be missing.
+    Gap = 3,
 }
 
 /// Who or what ended a connection.

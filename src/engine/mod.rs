@@ -11,6 +11,7 @@ mod identity;
 pub mod limits;
 mod opening;
 pub mod plain;
+mod publishing;
 mod receiving;
 pub mod routes;
 mod sealed;
@@ -18,6 +19,7 @@ pub mod submitted;
 pub mod table;
 mod timeouts;
 pub mod timers;
+pub mod topics;
 pub mod turn;
 mod writing;
 
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buffer::Buffer;
-use crate::config::Settings;
+use crate::config::{SendLimits, Settings, WhenFull};
 use crate::driver::outbox::Spares;
 use crate::driver::{Completion, Driver};
 use crate::id::{ConnId, Slot, Time};
@@ -45,6 +47,7 @@ use routes::Routes;
 use submitted::Submitted;
 use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
 use timers::Timers;
+use topics::{Found, Place, Publication, Topic, Topics};
 use turn::{EventView, Handler, Message, Turn};
 use writing::Outgoing;
 
@@ -54,6 +57,7 @@ pub struct Engine {
     settings: Arc<Settings>,
     routes: Arc<Routes>,
     table: Arc<Table>,
+    topics: Arc<Topics>,
     gate: Arc<Gate>,
     pages: Arc<dyn Pages>,
     acceptor: Arc<Acceptor>,
@@ -92,6 +96,11 @@ pub struct Engine {
     lent: Vec<(Slot, Buffer, usize)>,
     /// Of a command that is being obeyed: what a panic leaves of it is obeyed all the same.
     submitted: Option<Submitted>,
+    /// Topics with something for this shard, how much they ever had, and what of it is on its way into
+    /// the outboxes.
+    publishing: VecDeque<Arc<Topic>>,
+    published: u64,
+    found: Found,
     /// The embedder's words that are not needed any more.
     discarded: Vec<(ConnId, Box<dyn Release>)>,
     stopping: Option<Stopping>,
@@ -171,6 +180,22 @@ pub enum Command {
         headers: String,
         body: Vec<u8>,
     },
+    /// To all who are in a topic, and were then.
+    Publish {
+        topic: Arc<Topic>,
+        publication: Box<Publication>,
+    },
+    /// Somebody has left a topic: what was published before that goes out, then it is over.
+    Leave {
+        topic: Arc<Topic>,
+        place: Place,
+    },
+    TellTopic {
+        conn: ConnId,
+        topic: Arc<Topic>,
+        joined: bool,
+        subscribers: u64,
+    },
     Stop {
         frame: Box<CloseFrame>,
         spread: Duration,
@@ -185,6 +210,17 @@ pub enum Command {
     Tell(Event),
 }
 
+impl Command {
+    /// What follows when a connection had no room for a message.
+    pub fn for_full(conn: ConnId, limits: &SendLimits, is_first: bool) -> Option<Self> {
+        match limits.full {
+            WhenFull::Close => Some(Self::Abort { conn, by: ClosedBy::Limit }),
+            // The shard may have drained it all before it could see the wish.
+            WhenFull::Drop => is_first.then_some(Self::Look { conn }),
+        }
+    }
+}
+
 /// What an engine is made of.
 pub struct Parts {
     pub shard: u8,
@@ -192,6 +228,7 @@ pub struct Parts {
     pub routes: Arc<Routes>,
     pub table: Arc<Table>,
     /// The same for all shards of a server.
+    pub topics: Arc<Topics>,
     pub gate: Arc<Gate>,
     pub pages: Arc<dyn Pages>,
     pub acceptor: Arc<Acceptor>,
@@ -206,6 +243,7 @@ impl Engine {
             settings: parts.settings,
             routes: parts.routes,
             table: parts.table,
+            topics: parts.topics,
             gate: parts.gate,
             pages: parts.pages,
             acceptor: parts.acceptor,
@@ -231,6 +269,9 @@ impl Engine {
             deflaters: Deflaters::default(),
             lent: Vec::new(),
             submitted: None,
+            publishing: VecDeque::new(),
+            published: 0,
+            found: Found::default(),
             discarded: Vec::new(),
             stopping: None,
             now,
@@ -245,7 +286,10 @@ impl Engine {
 
     /// When the next turn must begin at the latest.
     pub fn next_deadline(&self) -> Time {
-        let is_behind = !self.unfinished.is_empty() || !self.holding.is_empty() || !self.postponed.is_empty();
+        let is_behind = !self.unfinished.is_empty()
+            || !self.holding.is_empty()
+            || !self.postponed.is_empty()
+            || self.is_publishing();
         if !self.events.is_empty() || !self.discarded.is_empty() || is_behind {
             return self.now;
         }
@@ -368,20 +412,28 @@ impl Engine {
             }
             let is_told = match event.kind {
                 EventKind::Close { .. } => {
-                    connection.flags.close_delivered = true;
+                    entry_of(&self.entries, slot).set_life(event.conn.generation(), Life::Closed);
+                    if let Some(left) = self.leave_all(event.conn) {
+                        // First that, each as an event of its own.
+                        self.events.push_front(event);
+                        left.into_iter().rev().for_each(|event| self.events.push_front(event));
+                        continue;
+                    }
+                    self.connections[slot as usize].flags.close_delivered = true;
                     let counters = &self.table.counters;
                     counters.closed.add(1);
                     counters.connections.set(counters.connections.get() - 1);
-                    entry_of(&self.entries, slot).set_life(event.conn.generation(), Life::Closed);
                     true
                 }
                 // A decision may have come, or the connection gone, before it was asked for.
                 EventKind::Upgrade | EventKind::Http => matches!(connection.stage, Stage::Deciding(_)),
                 // OPEN is told even when the connection ended meanwhile: CLOSE follows.
                 EventKind::Open => true,
+                // Who is told of a coming shall be told of the going, too.
+                EventKind::Topic { .. } => !connection.flags.close_delivered,
                 _ => connection.stage == Stage::Open,
             };
-            let route = connection.route as usize;
+            let route = self.connections[slot as usize].route as usize;
             match event.kind {
                 EventKind::Ping if is_told => self.answer_ping(slot, event.body.as_slice(arena, inflated)),
                 EventKind::Pong { .. } if is_told => {
@@ -500,6 +552,15 @@ impl Engine {
                     _ => {}
                 }
             }
+            Command::Publish { topic, publication } => self.publish(topic, *publication),
+            Command::Leave { topic, place } => self.leave(&topic, place),
+            Command::TellTopic { conn, topic, joined, subscribers } => {
+                let Some(slot) = self.find(conn) else { return };
+                let kind = EventKind::Topic { joined, subscribers };
+                if self.wants(self.connections[slot as usize].route as usize, kind) {
+                    self.events.push_back(Event { conn, kind, body: Body::copied(topic.name()) });
+                }
+            }
             Command::Stop { frame, spread, deadline } => self.stop(*frame, spread, deadline),
             Command::Look { conn } => {
                 if let Some(slot) = self.find(conn) {
@@ -575,6 +636,7 @@ impl Engine {
             EventKind::Message(_) | EventKind::Fragment { .. } => wants.message,
             EventKind::Close { .. } => wants.close,
             EventKind::Drain => wants.drain,
+            EventKind::Topic { .. } => wants.topic,
             _ => wants.other,
         }
     }

@@ -49,13 +49,14 @@ pub struct Wants {
     pub message: bool,
     pub close: bool,
     pub drain: bool,
+    pub topic: bool,
     pub other: bool,
 }
 
 impl Wants {
     /// Is there anything to tell of a WebSocket?
     fn sockets(&self) -> bool {
-        self.upgrade || self.open || self.message || self.close || self.drain
+        self.upgrade || self.open || self.message || self.close || self.drain || self.topic
     }
 }
 
@@ -101,6 +102,11 @@ impl Routes {
     /// The route that hears the server's own events: the first that listens to them.
     pub fn for_server(&self) -> Option<usize> {
         self.list.iter().position(|route| route.wants.other || self.is_polled)
+    }
+
+    /// Does anyone want to hear who joins a topic, and who leaves?
+    pub fn want_topics(&self) -> bool {
+        self.list.iter().any(|route| route.wants.topic)
     }
 
     pub fn find_socket(&self, path: &str) -> Option<(usize, Parameters)> {

@@ -10,7 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::turn::Misuse;
+use super::turn::{Misuse, Sent};
+use crate::config::SendLimits;
 use crate::driver::Endpoint;
 use crate::id::{ConnId, Generation, Slot};
 use crate::protocol::http::Request;
@@ -29,8 +30,8 @@ pub struct Table {
 
 pub type Chunk = [Entry; CHUNK_SLOTS];
 
-/// One connection. All but `life`, `mailbox`, `unread`, `dropped` and `wants_drain` are written by
-/// the shard alone.
+/// One connection. All but `life`, `mailbox`, `unread`, `dropped`, `wants_drain` and `topics` are
+/// written by the shard alone.
 pub struct Entry {
     /// Generation and [`Life`] in one word.
     life: AtomicU64,
@@ -49,6 +50,8 @@ pub struct Entry {
     dialect: AtomicU32,
     pub route: AtomicU32,
     pub rtt_us: AtomicU32,
+    /// How many topics it is in; see [`Topics`](super::topics::Topics).
+    pub topics: AtomicU32,
     pub opened_us: Count,
     pub bytes_in: Count,
     pub bytes_out: Count,
@@ -77,6 +80,32 @@ pub enum Life {
     Closing = 5,
     /// CLOSE is being delivered.
     Closed = 6,
+}
+
+impl Life {
+    /// Can it be sent anything?
+    pub fn is_open(self) -> Result<(), Misuse> {
+        match self {
+            Self::Open => Ok(()),
+            Self::Closing => Err(Misuse::Closing),
+            Self::Deciding | Self::Accepted => Err(Misuse::State("the connection is not open yet")),
+            Self::Http => Err(Misuse::State("this is a plain HTTP request")),
+            Self::None | Self::Closed => Err(Misuse::NoConnection),
+        }
+    }
+}
+
+/// Whether a message has room in what waits for its peer.
+pub enum Room {
+    Taken(Sent),
+    /// Over `send.limit`. The first since DRAIN was last promised?
+    Full {
+        is_first: bool,
+    },
+    /// It can't be sent there, whatever waits.
+    None,
+    /// The slot has passed to another connection.
+    Gone,
 }
 
 /// A counter with one writer.
@@ -152,6 +181,11 @@ impl Table {
         let entry = self.entry(id.slot())?;
         let life = entry.get().life_of(id)?;
         Some((entry, life))
+    }
+
+    /// Meanwhile the table does not grow.
+    pub fn with_entries<R>(&self, walk: impl FnOnce(Entries<'_>) -> R) -> R {
+        walk(Entries(&self.chunks.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// The slots that are in use now, roughly.
@@ -249,6 +283,17 @@ impl PendingRequest {
     }
 }
 
+/// All entries of a table, for a walk through many.
+pub struct Entries<'t>(&'t [Arc<Chunk>]);
+
+impl Entries<'_> {
+    #[inline]
+    pub fn get(&self, id: ConnId) -> Option<&Entry> {
+        let chunk = self.0.get(id.slot() as usize / CHUNK_SLOTS)?;
+        Some(&chunk[id.slot() as usize % CHUNK_SLOTS])
+    }
+}
+
 /// An entry that stays valid however the table grows.
 #[derive(Clone)]
 pub struct EntryRef {
@@ -276,6 +321,7 @@ impl Entry {
             dialect: AtomicU32::new(0),
             route: AtomicU32::new(0),
             rtt_us: AtomicU32::new(0),
+            topics: AtomicU32::new(0),
             opened_us: Count::default(),
             bytes_in: Count::default(),
             bytes_out: Count::default(),
@@ -402,9 +448,33 @@ impl Entry {
         self.change_mailbox(id, |bytes| bytes.saturating_add(len).min(MAILBOX_BYTES_MAX))
     }
 
+    /// Counts a message that goes into the mailbox, if there is room for it.
+    #[inline]
+    pub fn take_room(&self, id: ConnId, len: usize, limits: &SendLimits) -> Room {
+        // Added before it is compared, so that many threads together can't pass the limit.
+        let Some(waiting) = self.add_to_mailbox(id, charge(len)) else { return Room::Gone };
+        // The last head may stand over the limit, as with sends from callbacks.
+        let queued = (waiting - charge(0) + self.outbox_bytes.get()) as usize;
+        if queued > limits.limit_bytes {
+            self.take_from_mailbox(id, charge(len));
+            self.dropped.fetch_add(1, Relaxed);
+            return Room::Full { is_first: !self.wants_drain.swap(true, SeqCst) };
+        }
+        if queued > limits.high_water_bytes {
+            self.wants_drain.store(true, SeqCst);
+            return Room::Taken(Sent::HighWater);
+        }
+        Room::Taken(Sent::Queued)
+    }
+
     /// Takes bytes back out of the count.
     pub fn take_from_mailbox(&self, id: ConnId, len: u64) {
         self.change_mailbox(id, |bytes| bytes.saturating_sub(len));
+    }
+
+    /// What still waits for a connection that is over counts no more.
+    pub fn forget_mailbox(&self, id: ConnId) {
+        self.change_mailbox(id, |_| 0);
     }
 
     fn change_mailbox(&self, id: ConnId, change: impl Fn(u64) -> u64) -> Option<u64> {

@@ -87,6 +87,8 @@ pub enum Misuse {
     /// Over `send.limit`: not queued.
     Full,
     TooBig,
+    /// One more than an option allows.
+    Limit,
     NotUtf8,
     /// Binary to a Hixie client, a ping to one.
     Unsupported,
@@ -188,6 +190,7 @@ impl Engine {
         wish: Wish,
         check: impl FnOnce(Begun) -> Result<Begun, Misuse>,
     ) -> Result<Sent, Misuse> {
+        self.settle(conn);
         let slot = conn.slot();
         let connection = self.connections.get_mut(slot as usize).filter(|connection| connection.id == conn);
         let connection = connection.ok_or(Misuse::NoConnection)?;

@@ -231,6 +231,19 @@ impl Engine {
         last: bool,
         wish: Wish,
     ) {
+        self.settle(conn);
+        self.send_counted(conn, kind, outgoing, last, wish);
+    }
+
+    /// What was counted for the mailbox goes to the outbox.
+    pub(super) fn send_counted(
+        &mut self,
+        conn: ConnId,
+        kind: Kind,
+        outgoing: &Outgoing<'_>,
+        last: bool,
+        wish: Wish,
+    ) {
         self.take_from_mailbox(conn, outgoing.len());
         let Some(slot) = self.find(conn) else { return };
         if self.connections[slot as usize].stage == Stage::Open

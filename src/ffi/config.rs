@@ -50,6 +50,7 @@ impl fdx_config {
                 message: true,
                 close: true,
                 drain: true,
+                topic: has(FDX_ROUTE_TOPIC),
                 other: has(FDX_ROUTE_OTHER) || has(FDX_ROUTE_HTTP),
             };
             routes
@@ -73,6 +74,7 @@ impl fdx_handlers {
             message: self.on_message.is_some(),
             close: self.on_close.is_some(),
             drain: self.on_drain.is_some(),
+            topic: self.on_other.is_some() && self.flags & FDX_ROUTE_TOPIC != 0,
             other: self.on_other.is_some(),
         }
     }
@@ -242,7 +244,10 @@ pub const FDX_ROUTE_HTTP: u32 = 0x2;
 pub const FDX_ROUTE_UPGRADE: u32 = 0x4;
 /// With "dispatch" = "queue": `FDX_EV_PING` and `FDX_EV_PONG` come. (Callbacks say that by `on_other`.)
 pub const FDX_ROUTE_OTHER: u32 = 0x8;
-const ROUTE_FLAGS: u32 = FDX_ROUTE_STREAM | FDX_ROUTE_HTTP | FDX_ROUTE_UPGRADE | FDX_ROUTE_OTHER;
+/// `FDX_EV_TOPIC` comes for the connections of the route, to `on_other` or to be polled.
+pub const FDX_ROUTE_TOPIC: u32 = 0x10;
+const ROUTE_FLAGS: u32 =
+    FDX_ROUTE_STREAM | FDX_ROUTE_HTTP | FDX_ROUTE_UPGRADE | FDX_ROUTE_OTHER | FDX_ROUTE_TOPIC;
 
 /// What is called for the connections of a route. A slot left NULL is not delivered and costs
 /// nothing; without `on_upgrade` every handshake is accepted that the options allow. Set
@@ -264,8 +269,8 @@ pub struct fdx_handlers {
     pub on_message: fdx_event_fn,
     pub on_close: fdx_event_fn,
     pub on_drain: fdx_event_fn,
-    /// Everything else: `FDX_EV_PING`, `FDX_EV_PONG`, `FDX_EV_HTTP`, and, on the first route that
-    /// has it, the server's own events.
+    /// Everything else: `FDX_EV_PING`, `FDX_EV_PONG`, `FDX_EV_HTTP`, `FDX_EV_TOPIC`, and, on the
+    /// first route that has it, the server's own events.
     pub on_other: fdx_event_fn,
 }
 

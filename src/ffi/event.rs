@@ -9,6 +9,7 @@ use log::warn;
 use super::config::RouteHandlers;
 use super::reentry;
 use super::server::fdx_server;
+use super::topic::{FDX_TOPIC_JOINED, FDX_TOPIC_LEFT};
 use crate::engine::event::EventKind;
 use crate::engine::turn::{EventView, Handler, Turn};
 use crate::protocol::Kind;
@@ -31,6 +32,8 @@ pub const FDX_F_COMPRESS: u32 = 0x01;
 pub const FDX_F_NO_COMPRESS: u32 = 0x02;
 /// A fragment of the message follows; see `fdx_send`.
 pub const FDX_F_MORE: u32 = 0x04;
+/// With `fdx_publish`: not back to `sender`.
+pub const FDX_F_SKIP_SENDER: u32 = 0x20;
 
 /// A handshake waits for `fdx_accept` or `fdx_reject`. Only with `on_upgrade`, or `FDX_ROUTE_UPGRADE`.
 pub const FDX_EV_UPGRADE: u32 = 1;
@@ -56,6 +59,10 @@ pub const FDX_EV_PONG: u32 = 8;
 /// request alone, and `data` its body, of at most `max.body` bytes. Only on routes with
 /// `FDX_ROUTE_HTTP`.
 pub const FDX_EV_HTTP: u32 = 9;
+/// A connection has joined or left a topic; only on routes with `FDX_ROUTE_TOPIC`. `data` is the
+/// topic, `code` is `FDX_TOPIC_JOINED` or `FDX_TOPIC_LEFT`, and `arg` how many of this process are in
+/// it then. What a connection is still in at its end it leaves just before FDX_EV_CLOSE.
+pub const FDX_EV_TOPIC: u32 = 10;
 /// A listener has trouble, for example no file descriptors. `data` says what. It goes on by
 /// itself.
 pub const FDX_EV_LISTENER: u32 = 12;
@@ -89,9 +96,9 @@ pub const FDX_CLOSED_BY_NETWORK: u32 = 6;
 pub const FDX_CLOSED_BY_SHUTDOWN: u32 = 7;
 
 /// One event; 64 bytes on 64-bit systems. Per connection they come as
-/// `UPGRADE? OPEN (MESSAGE | FRAGMENT | PING | PONG | DRAIN)* CLOSE`: each OPEN has exactly one CLOSE,
-/// nothing comes after it, and two events of one connection never run at once. Ignore types you
-/// don't know.
+/// `UPGRADE? OPEN (MESSAGE | FRAGMENT | PING | PONG | DRAIN | TOPIC)* CLOSE`: each OPEN has exactly
+/// one CLOSE, nothing comes after it, and two events of one connection never run at once. Ignore
+/// types you don't know.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct fdx_event {
@@ -187,6 +194,9 @@ pub(super) fn event_of(owner: &fdx_server, view: &EventView<'_>) -> fdx_event {
         EventKind::Ping => (FDX_EV_PING, 0, 0, 0),
         EventKind::Pong { rtt_us } => (FDX_EV_PONG, 0, 0, rtt_us),
         EventKind::Http => (FDX_EV_HTTP, 0, 0, 0),
+        EventKind::Topic { joined, subscribers } => {
+            (FDX_EV_TOPIC, 0, if joined { FDX_TOPIC_JOINED } else { FDX_TOPIC_LEFT }, subscribers)
+        }
         EventKind::Listener => (FDX_EV_LISTENER, 0, 0, 0),
         EventKind::Fault => (FDX_EV_FAULT, 0, 0, 0),
         EventKind::Stopped => (FDX_EV_STOPPED, 0, 0, 0),
@@ -220,6 +230,7 @@ fn tell_slow(event: &fdx_event, took_ms: u64) {
         FDX_EV_PING => "PING",
         FDX_EV_PONG => "PONG",
         FDX_EV_HTTP => "HTTP",
+        FDX_EV_TOPIC => "TOPIC",
         FDX_EV_LISTENER => "LISTENER",
         FDX_EV_FAULT => "FAULT",
         FDX_EV_STOPPED => "STOPPED",

@@ -20,6 +20,7 @@ pub mod send;
 pub mod server;
 pub mod stats;
 pub mod status;
+pub mod topic;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -179,6 +180,7 @@ fn misused(misuse: Misuse) -> fdx_status {
         Misuse::Closing => FDX_E_CLOSING,
         Misuse::Full => FDX_E_FULL,
         Misuse::TooBig => FDX_E_TOO_BIG,
+        Misuse::Limit => FDX_E_LIMIT,
         Misuse::NotUtf8 => FDX_E_UTF8,
         Misuse::Unsupported => FDX_E_UNSUPPORTED,
         Misuse::State(_) => FDX_E_STATE,

@@ -46,6 +46,12 @@ pub(super) fn with_turn<R>(
     conn: ConnId,
     call: impl FnOnce(Option<&mut Turn<'_>>) -> R,
 ) -> R {
+    with_any_turn(server, |turn| call(turn.filter(|turn| usize::from(turn.shard()) == conn.shard())))
+}
+
+/// Runs `call` with the turn of whichever shard, if this is inside one of the server's callbacks.
+#[inline]
+pub(super) fn with_any_turn<R>(server: &fdx_server, call: impl FnOnce(Option<&mut Turn<'_>>) -> R) -> R {
     // Taken out for the time of the call, so that there is never a second way to the turn.
     let current = CURRENT.take();
     let Some(Current { server: current_server, turn }) = current else { return call(None) };
@@ -57,9 +63,6 @@ pub(super) fn with_turn<R>(
     // callback has returned, and this runs inside that callback, on the same thread. Nobody
     // else uses that reference meanwhile, and a nested call would find `CURRENT` empty.
     let turn = unsafe { &mut *turn.as_ptr() };
-    if usize::from(turn.shard()) != conn.shard() {
-        return call(None);
-    }
     IN_CALL.set(true);
     call(Some(turn))
 }

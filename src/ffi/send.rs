@@ -62,7 +62,7 @@ pub unsafe extern "C" fn fdx_send(
 /// A message for many connections: immutable, reference-counted, copied, checked and compressed
 /// once.
 pub struct fdx_msg {
-    message: Arc<Message>,
+    pub(super) message: Arc<Message>,
 }
 
 /// Makes a message. [any] The bytes are copied. It has one reference: give it back with
@@ -263,7 +263,7 @@ fn kind_of(kind: u32) -> Result<Kind, fdx_status> {
     }
 }
 
-fn wish_of(flags: u32) -> Result<Wish, fdx_status> {
+pub(super) fn wish_of(flags: u32) -> Result<Wish, fdx_status> {
     match flags {
         0 => Ok(Wish::Auto),
         FDX_F_COMPRESS => Ok(Wish::Compressed),

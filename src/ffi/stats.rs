@@ -42,7 +42,9 @@ pub struct fdx_stats {
     pub event_queue_len: u64,
     /// Set aside for the windows of connections with `deflate = dedicated`; see `deflate.budget`.
     pub deflate_bytes: u64,
+    /// With at least one subscriber in this process.
     pub topics: u64,
+    /// Of all topics together.
     pub subscriptions: u64,
     pub backplane_in: u64,
     pub backplane_out: u64,
@@ -86,8 +88,8 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
             queued_bytes,
             event_queue_len: handle.queues.iter().map(|queue| queue.queued() as u64).sum(),
             deflate_bytes: handle.server.deflate_bytes(),
-            topics: 0,
-            subscriptions: 0,
+            topics: handle.server.topics().topics(),
+            subscriptions: handle.server.topics().subscribers(),
             backplane_in: 0,
             backplane_out: 0,
             backplane_lost: 0,
@@ -115,8 +117,9 @@ pub unsafe extern "C" fn fdx_metrics_text(
     guard(|| {
         // SAFETY: promised by the caller.
         let handle = unsafe { handle(server) }?;
+        let server = &handle.server;
         let text =
-            metrics_text(handle.server.tables(), handle.server.deflate_bytes(), MetricsForm::OpenMetrics);
+            metrics_text(server.tables(), server.topics(), server.deflate_bytes(), MetricsForm::OpenMetrics);
         // SAFETY: promised by the caller.
         unsafe { string_out(text.as_bytes(), buf, cap, needed) }
     })

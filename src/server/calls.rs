@@ -4,16 +4,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Answer, Done, Server};
 use crate::buffer::{Buffer, copied};
-use crate::config::{Settings, WhenFull};
+use crate::config::Settings;
 use crate::engine::Command;
 use crate::engine::connection::UserData;
 use crate::engine::event::ClosedBy;
 use crate::engine::submitted::Submitted;
-use crate::engine::table::{Begun, Entry, EntryRef, Life, PendingRequest, charge};
+use crate::engine::table::{Begun, Entry, EntryRef, Life, PendingRequest, Room, charge};
 use crate::engine::turn::{Message, Misuse, Sent, Turn};
 use crate::id::ConnId;
 use crate::protocol::close::CloseFrame;
@@ -67,7 +67,7 @@ impl Server {
     ) -> Result<Sent, Misuse> {
         let (entry, life) = self.find(conn)?;
         let entry = entry.get();
-        is_open(life)?;
+        life.is_open()?;
         if kind == Kind::Binary && entry.dialect().wire_form() == WireForm::Hixie {
             return Err(Misuse::Unsupported);
         }
@@ -77,28 +77,16 @@ impl Server {
         }
         let before = entry.begun();
         let (begun, made) = make(before)?;
-        // Added before it is compared, so that many threads together can't pass the limit.
-        let waiting = entry.add_to_mailbox(conn, charge(len)).ok_or(Misuse::NoConnection)?;
-        // The last head may stand over the limit, as with sends from callbacks.
-        let queued = (waiting - charge(0) + entry.outbox_bytes.get()) as usize;
-        if queued > limits.limit_bytes {
-            entry.take_from_mailbox(conn, charge(len));
-            entry.dropped.fetch_add(1, Relaxed);
-            self.tables[conn.shard()].counters.dropped_messages.fetch_add(1, Relaxed);
-            let is_first = !entry.wants_drain.swap(true, SeqCst);
-            if limits.full == WhenFull::Close {
-                self.post(None, conn, Command::Abort { conn, by: ClosedBy::Limit })?;
-            } else if is_first {
-                // The shard may have drained it all before it could see the wish.
-                self.post(None, conn, Command::Look { conn })?;
+        let sent = match entry.take_room(conn, len, limits) {
+            Room::Taken(sent) => sent,
+            Room::Full { is_first } => {
+                self.tables[conn.shard()].counters.dropped_messages.fetch_add(1, Relaxed);
+                if let Some(command) = Command::for_full(conn, limits, is_first) {
+                    self.post(None, conn, command)?;
+                }
+                return Err(Misuse::Full);
             }
-            return Err(Misuse::Full);
-        }
-        let sent = if queued > limits.high_water_bytes {
-            entry.wants_drain.store(true, SeqCst);
-            Sent::HighWater
-        } else {
-            Sent::Queued
+            Room::None | Room::Gone => return Err(Misuse::NoConnection),
         };
         leave(made).inspect_err(|_| entry.take_from_mailbox(conn, charge(len)))?;
         entry.go_on(conn, before, begun);
@@ -115,7 +103,7 @@ impl Server {
         let (entry, life) = self.find(conn)?;
         match life {
             Life::Closing => return Ok(Done::Already),
-            life => is_open(life)?,
+            life => life.is_open()?,
         }
         if !entry.get().begin_close(conn) {
             return Ok(Done::Already);
@@ -137,13 +125,13 @@ impl Server {
 
     pub fn set_paused(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, paused: bool) -> Result<(), Misuse> {
         let (_, life) = self.find(conn)?;
-        is_open(life)?;
+        life.is_open()?;
         self.post(turn, conn, Command::SetPaused { conn, paused })
     }
 
     pub fn ping(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, payload: Control) -> Result<(), Misuse> {
         let (entry, life) = self.find(conn)?;
-        is_open(life)?;
+        life.is_open()?;
         if entry.get().dialect().wire_form() == WireForm::Hixie {
             return Err(Misuse::Unsupported);
         }
@@ -282,7 +270,12 @@ impl Server {
         self.tables.get(conn.shard()).and_then(|table| table.find(conn)).ok_or(Misuse::NoConnection)
     }
 
-    fn post(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, command: Command) -> Result<(), Misuse> {
+    pub(super) fn post(
+        &self,
+        turn: Option<&mut Turn<'_>>,
+        conn: ConnId,
+        command: Command,
+    ) -> Result<(), Misuse> {
         match turn {
             Some(turn) => {
                 turn.obey(command);
@@ -353,16 +346,6 @@ fn copied_text(text: &str) -> Result<String, Misuse> {
     copy.try_reserve_exact(text.len()).map_err(|_| Misuse::NoMemory)?;
     copy.push_str(text);
     Ok(copy)
-}
-
-fn is_open(life: Life) -> Result<(), Misuse> {
-    match life {
-        Life::Open => Ok(()),
-        Life::Closing => Err(Misuse::Closing),
-        Life::Deciding | Life::Accepted => Err(Misuse::State("the connection is not open yet")),
-        Life::Http => Err(Misuse::State("this is a plain HTTP request")),
-        Life::None | Life::Closed => Err(Misuse::NoConnection),
-    }
 }
 
 fn check_headers(lines: &str) -> Result<(), Misuse> {

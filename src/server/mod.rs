@@ -10,6 +10,7 @@ pub mod mailbox;
 pub mod pages;
 mod secure;
 pub mod shard;
+mod topics;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::driver::mio::{ARENA_BYTES, MioDriver};
 use crate::engine::limits::Gate;
 use crate::engine::routes::Routes;
 use crate::engine::table::Table;
+use crate::engine::topics::Topics;
 use crate::engine::turn::{Handler, Misuse};
 use crate::engine::{Command, Engine, Parts};
 use crate::protocol::close::{CloseCode, CloseFrame};
@@ -44,6 +46,7 @@ pub struct Server {
     /// What listeners with TLS show.
     certificates: Arc<Certificates>,
     tables: Vec<Arc<Table>>,
+    topics: Arc<Topics>,
     gate: Arc<Gate>,
     mailboxes: OnceLock<Vec<Arc<dyn Letterbox>>>,
     /// Of the configured listeners.
@@ -121,12 +124,14 @@ impl Server {
             0 => thread::available_parallelism().map_or(1, |cores| cores.get()),
             threads => threads,
         };
+        let shards = shards.min(crate::id::SHARDS_MAX);
         Self {
             config: Mutex::new(config.clone()),
             settings: RwLock::new(Arc::new(settings)),
             routes: Arc::new(routes),
             certificates: Arc::default(),
-            tables: (0..shards.min(crate::id::SHARDS_MAX)).map(|_| Arc::default()).collect(),
+            tables: (0..shards).map(|_| Arc::default()).collect(),
+            topics: Arc::new(Topics::new(shards)),
             gate: Arc::default(),
             mailboxes: OnceLock::new(),
             ports: OnceLock::new(),
@@ -243,7 +248,7 @@ impl Server {
         let open_files = |files: &StaticFiles| Files::open(&files.prefix, &files.directory);
         let files = self.settings().files.iter().map(open_files).collect::<io::Result<_>>();
         let files = files.map_err(|error| StartError::Config(format!("http.static: {error}")))?;
-        Ok(Arc::new(ServerPages::new(self.tables.clone(), self.gate.clone(), files)))
+        Ok(Arc::new(ServerPages::new(self.tables.clone(), self.topics.clone(), self.gate.clone(), files)))
     }
 
     fn acceptor(&self) -> Result<Arc<Acceptor>, StartError> {
@@ -290,6 +295,7 @@ impl Server {
                     settings: settings.clone(),
                     routes: self.routes.clone(),
                     table: table.clone(),
+                    topics: self.topics.clone(),
                     gate: self.gate.clone(),
                     pages: pages.clone(),
                     acceptor: acceptor.clone(),

@@ -75,7 +75,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.tell(EventKind::ThreadStop);
     }
 
-    /// wait, receive, deliver, flush.
+    /// wait, receive, deliver, distribute, flush.
     pub fn turn(&mut self) {
         if let Err(error) = self.driver.wait(self.engine.next_deadline(), &mut self.batch) {
             error!(target: "fullduplex::driver", "waiting failed: {error}");
@@ -87,6 +87,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.guarded(|shard| shard.take_mail());
         self.guarded(|shard| shard.engine.handle_timeouts());
         self.guarded(|shard| shard.engine.deliver(&shard.batch.arena, &mut shard.handler));
+        self.guarded(|shard| shard.engine.distribute());
         self.guarded(|shard| shard.engine.flush(&mut shard.driver, &shard.batch.arena));
         if self.accepts == self.handler.is_crowded() {
             self.accepts = !self.accepts;

@@ -137,6 +137,8 @@ static void with_send_full_close_the_slow_reader_is_closed(void)
     set_up("send.high_water = 64k\nsend.limit = 256k\nsend.full = close\ntimeout.close = 500ms\n");
     status = send_until_refused(&sent);
     CHECK(status == FDX_E_FULL && sent.high_water > 0);
+    while (status == FDX_E_FULL)            /* who goes on sending closes nobody twice */
+        status = send_until_refused(&sent);
     CHECK(host_await(h, FDX_EV_CLOSE, 1).arg == FDX_CLOSED_BY_LIMIT);
     CHECK_STATUS(FDX_OK, fdx_get_stats(h->server, &stats));
     CHECK(stats.slow_closed == 1);

@@ -123,6 +123,36 @@ static inline fdx_status send_msg(fdx_server *server, fdx_conn conn, fdx_msg *me
     return worst;
 }
 
+static inline fdx_status join_for_a_moment(fdx_server *server, fdx_conn conn)
+{
+    fdx_status status = fdx_subscribe(server, conn, "for a moment", FDX_NTS);
+
+    fdx_unsubscribe(server, conn, "for a moment", FDX_NTS);
+    return status;
+}
+
+static inline fdx_status leave_after_a_moment(fdx_server *server, fdx_conn conn)
+{
+    fdx_subscribe(server, conn, "for a moment", FDX_NTS);
+    return fdx_unsubscribe(server, conn, "for a moment", FDX_NTS);
+}
+
+static inline fdx_status publish(fdx_server *server, fdx_conn conn, fdx_msg *message)
+{
+    fdx_publish_result result;
+
+    memset(&result, 0, sizeof result);
+    result.struct_size = sizeof result;
+    return fdx_publish(server, "news", FDX_NTS, message, FDX_F_SKIP_SENDER, conn, &result);
+}
+
+static inline fdx_status count_subscribers(fdx_server *server)
+{
+    uint64_t subscribers;
+
+    return fdx_topic_count(server, "news", FDX_NTS, &subscribers);
+}
+
 static inline fdx_status listen_for_a_moment(fdx_server *server)
 {
     uint32_t id = 0;
@@ -282,6 +312,8 @@ MAKES(fdx_wake, of_no_queue(fdx_wake(server, 0)))
 MAKES(fdx_queue_fd, queue_fd_of(server))
 MAKES(fdx_queue_notify_fd, of_no_queue(fdx_queue_notify_fd(server, 0, -1, NULL, 0)))
 MAKES(fdx_conns, list_conns(server))
+MAKES(fdx_publish, with_a_message(publish, server, conn))
+MAKES(fdx_topic_count, count_subscribers(server))
 MAKES(fdx_get_stats, get_stats(server))
 MAKES(fdx_metrics_text, metrics_text(server))
 MAKES(fdx_server_stop, fdx_server_stop(server, 1001, "enough", FDX_NTS, 0, 1000))
@@ -291,6 +323,8 @@ MAKES(fdx_request_headers, request_headers(server, conn))
 MAKES(fdx_send, fdx_send(server, conn, FDX_BINARY, "hello", 5, 0))
 MAKES(fdx_send_msg, with_a_message(send_msg, server, conn))
 MAKES(fdx_submit, submit_one(server, conn))
+MAKES(fdx_subscribe, join_for_a_moment(server, conn))
+MAKES(fdx_unsubscribe, leave_after_a_moment(server, conn))
 MAKES(fdx_pause, fdx_pause(server, conn))
 MAKES(fdx_resume, fdx_resume(server, conn))
 MAKES(fdx_ping, fdx_ping(server, conn, "?", 1))
@@ -342,6 +376,8 @@ static const call every_call[] = {
     EVERY_CALL(fdx_queue_fd, TAKES_SERVER),
     EVERY_CALL(fdx_queue_notify_fd, TAKES_SERVER),
     EVERY_CALL(fdx_conns, TAKES_SERVER),
+    EVERY_CALL(fdx_publish, TAKES_SERVER),
+    EVERY_CALL(fdx_topic_count, TAKES_SERVER),
     EVERY_CALL(fdx_get_stats, TAKES_SERVER),
     EVERY_CALL(fdx_metrics_text, TAKES_SERVER),
     EVERY_CALL(fdx_server_stop, TAKES_SERVER | ENDS),
@@ -352,6 +388,8 @@ static const call every_call[] = {
     ON_CONN(fdx_send, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
     ON_CONN(fdx_send_msg, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
     ON_CONN(fdx_submit, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
+    ON_CONN(fdx_subscribe, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
+    ON_CONN(fdx_unsubscribe, 0, FDX_ALREADY, FDX_OK, FDX_OK, FDX_ALREADY, FDX_E_NO_CONN),
     ON_CONN(fdx_pause, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
     ON_CONN(fdx_resume, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),
     ON_CONN(fdx_ping, 0, FDX_E_STATE, FDX_OK, FDX_OK, FDX_E_STATE, FDX_E_NO_CONN),

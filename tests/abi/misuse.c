@@ -63,6 +63,8 @@ static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_no
     fdx_stats stats = new_stats();
     fdx_conn conns[8];
     fdx_batch_view view;
+    fdx_publish_result published;
+    uint64_t subscribers;
     fdx_status result;
     record one;
     counter drops = { 0 };
@@ -76,6 +78,8 @@ static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_no
     handlers.struct_size = sizeof handlers;
     memset(&view, 0, sizeof view);
     view.struct_size = sizeof view;
+    memset(&published, 0, sizeof published);
+    published.struct_size = sizeof published;
     set_up();
     one = new_record(opened);
 
@@ -199,6 +203,18 @@ static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_no
     NULL_FOR(fdx_conns, out, FDX_E_INVALID_ARG, fdx_conns(h->server, 7, NULL, 8, &needed));
     NULL_FOR(fdx_conns, out, FDX_E_BUFFER, fdx_conns(h->server, 7, NULL, 0, &needed));
     NULL_FOR(fdx_conns, needed, FDX_OK, fdx_conns(h->server, 7, conns, 8, NULL));
+    NULL_FOR(fdx_subscribe, server, FDX_E_INVALID_ARG, fdx_subscribe(NULL, opened, "news", 4));
+    NULL_FOR(fdx_subscribe, topic, FDX_E_INVALID_ARG, fdx_subscribe(h->server, opened, NULL, 4));
+    NULL_FOR(fdx_subscribe, topic, FDX_E_INVALID_ARG, fdx_subscribe(h->server, opened, NULL, 0));
+    NULL_FOR(fdx_unsubscribe, server, FDX_E_INVALID_ARG, fdx_unsubscribe(NULL, opened, "news", 4));
+    NULL_FOR(fdx_unsubscribe, topic, FDX_E_INVALID_ARG, fdx_unsubscribe(h->server, opened, NULL, 4));
+    NULL_FOR(fdx_publish, server, FDX_E_INVALID_ARG, fdx_publish(NULL, "news", 4, message, 0, 0, &published));
+    NULL_FOR(fdx_publish, topic, FDX_E_INVALID_ARG, fdx_publish(h->server, NULL, 4, message, 0, 0, &published));
+    NULL_FOR(fdx_publish, msg, FDX_E_INVALID_ARG, fdx_publish(h->server, "news", 4, NULL, 0, 0, &published));
+    NULL_FOR(fdx_publish, result, FDX_OK, fdx_publish(h->server, "news", 4, message, 0, 0, NULL));
+    NULL_FOR(fdx_topic_count, server, FDX_E_INVALID_ARG, fdx_topic_count(NULL, "news", 4, &subscribers));
+    NULL_FOR(fdx_topic_count, topic, FDX_E_INVALID_ARG, fdx_topic_count(h->server, NULL, 4, &subscribers));
+    NULL_FOR(fdx_topic_count, out, FDX_E_INVALID_ARG, fdx_topic_count(h->server, "news", 4, NULL));
     NULL_FOR(fdx_get_stats, server, FDX_E_INVALID_ARG, fdx_get_stats(NULL, &stats));
     NULL_FOR(fdx_get_stats, stats, FDX_E_INVALID_ARG, fdx_get_stats(h->server, NULL));
     NULL_FOR(fdx_metrics_text, server, FDX_E_INVALID_ARG, fdx_metrics_text(NULL, buf, sizeof buf, &needed));
@@ -414,13 +430,17 @@ static void every_unknown_kind_and_flag_is_refused(void)
             CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send_msg(h->server, &opened, 1, message, flag, NULL));
             CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send_msg(h->server, NULL, 0, message, flag, NULL));
         }
+        if (flag != FDX_F_COMPRESS && flag != FDX_F_NO_COMPRESS && flag != FDX_F_SKIP_SENDER) {
+            CHECK_STATUS(FDX_E_INVALID_ARG, fdx_publish(h->server, "news", 4, message, flag, opened, NULL));
+        }
         if (flag != FDX_TEXT && flag != FDX_BINARY) {
             CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send(h->server, opened, flag, "hello", 5, 0));
             CHECK(fdx_msg_new(flag, "hello", 5) == NULL);
         }
         CHECK_STATUS(FDX_E_INVALID_ARG, fdx_send(h->server, opened, FDX_TEXT | FDX_BINARY | flag, "hello", 5, 0));
         CHECK(fdx_msg_new(FDX_TEXT | FDX_BINARY | flag, "hello", 5) == NULL);
-        if (flag != FDX_ROUTE_HTTP && flag != FDX_ROUTE_STREAM && flag != FDX_ROUTE_UPGRADE && flag != FDX_ROUTE_OTHER) {
+        if (flag != FDX_ROUTE_HTTP && flag != FDX_ROUTE_STREAM && flag != FDX_ROUTE_UPGRADE && flag != FDX_ROUTE_OTHER
+            && flag != FDX_ROUTE_TOPIC) {
             memset(&handlers, 0, sizeof handlers);
             handlers.struct_size = sizeof handlers;
             handlers.flags = flag;

@@ -5,12 +5,15 @@
 - with --peers, tokio-tungstenite with rustls, and Node's ws.
 
 And our bindings: the echo in Python (asyncio) beside websockets, picows, aiohttp and socketify; those in C#, with
-callbacks and awaiting, beside Kestrel.
+callbacks and awaiting, beside Kestrel. And topics, beside those of socketify: there a message is one delivery to a subscriber,
+and our own server is measured with Redis, too, and as two nodes with all subscribers at the other one than the publisher;
+Redis counts as a part of it.
 
     tests/bench/bench.py                                   echo and floor, all scenarios
     tests/bench/bench.py --scenario 50x20 --rounds 10      one of them, longer
     tests/bench/bench.py --scenario 'tls-*' --peers        those that match, peers too
     tests/bench/bench.py --scenario 'python-*' --peers     the Python binding and its peers
+    tests/bench/bench.py --scenario 'topics-*' --peers     topics, across two nodes, too
     tests/bench/bench.py --set deflate.level=6             echo with an option
     tests/bench/bench.py --control                         the floor against itself: what noise looks like
     tests/bench/bench.py --peer uws='/opt/uws/echo -q'     another server that takes --listen and says
@@ -39,7 +42,7 @@ from fnmatch import fnmatchcase
 import installing
 import report
 import servers
-from scenarios import PLAIN, SCENARIOS
+from scenarios import CSHARP, PLAIN, PYTHON, SCENARIOS
 
 WARM_UP_SECONDS = 0.2
 
@@ -64,7 +67,7 @@ def main():
             started = {}
             try:
                 for name, words in commands[mode].items():
-                    started[name] = servers.Server(name, words, server_core)
+                    started[name] = servers.start(name, words, server_core)
                 for scenario in scenarios:
                     if scenario.mode == mode:
                         print(f"start {start + 1} of {options.starts}: {scenario.title}", file=sys.stderr, flush=True)
@@ -118,7 +121,7 @@ def commands_of(mode, installed, options):
     if options.control:
         return {"floor": servers.command("floor", PLAIN), "floor again": servers.command("floor", PLAIN)}
     ours = servers.ours(mode)
-    names = ["floor", *([] if options.no_echo else [ours, servers.ECHO_LEVEL_2, *servers.FACES]), *installed]
+    names = ["floor", *([] if options.no_echo else [ours, *servers.VARIANTS]), *installed]
     commands = {name: servers.command(name, mode) for name in names}
     for setting in options.set if ours in commands else []:
         commands[ours] += ["--set", setting]
@@ -126,7 +129,7 @@ def commands_of(mode, installed, options):
         name, _, command = peer.partition("=")
         if not command or name in commands:
             sys.exit(f"--peer {peer}: want NAME=COMMAND, and each name once")
-        commands[name] = servers.listening(shlex.split(command)) if mode in (PLAIN, *servers.OURS) else None
+        commands[name] = servers.listening(shlex.split(command)) if mode in (PLAIN, PYTHON, CSHARP) else None
     return {name: command for name, command in commands.items() if command is not None}
 
 
@@ -149,7 +152,7 @@ def load(server, scenario, core, options, is_first):
     # A just-in-time compiler has to see what it is about before it is measured.
     warm_up_seconds = max(options.seconds, WARM_UP_SECONDS) if is_first else WARM_UP_SECONDS
     program, *words = scenario.load
-    command = [servers.BUILT / program, "--port", server.port, "--server-pid", server.process.pid, *words]
+    command = [servers.BUILT / program, *server.load_words(), *words]
     command += ["--warm-up", warm_up_seconds, "--seconds", options.seconds]
     if options.text and program == "load":
         command.append("--text")

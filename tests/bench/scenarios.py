@@ -3,7 +3,8 @@ from typing import NamedTuple
 
 PLAIN, TLS, SHARED, DEDICATED = "plain", "tls", "shared", "dedicated"
 PYTHON, CSHARP = "python", "csharp"     # our binding and what else there is in that language, plain
-MODES = [PLAIN, TLS, SHARED, DEDICATED, PYTHON, CSHARP]
+TOPICS = "topics"                       # everybody in one topic, plain
+MODES = [PLAIN, TLS, SHARED, DEDICATED, PYTHON, CSHARP, TOPICS]
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -44,6 +45,13 @@ def binding_echoes(mode, connections, inflight, peers_min):
     return Scenario(name, title, mode, load, peers_min=peers_min)
 
 
+def broadcast(size, title, inflight):
+    name = f"topics-{size}" + (f"x{inflight}" if inflight > 1 else "")
+    title = f"topic 1 → 1,000 × {title}" + (f", {inflight} in flight" if inflight > 1 else "")
+    load = ["fanout", "--connections", 1000, "--size", size, "--inflight", inflight]
+    return Scenario(name, title, TOPICS, load, unit="delivery")
+
+
 LANGUAGES = {PYTHON: "Python", CSHARP: "C#"}
 
 SCENARIOS = [
@@ -70,4 +78,5 @@ SCENARIOS = [
     binding_echoes(PYTHON, 50, 16, {"websockets": 2.5, "picows": 4}),
     binding_echoes(PYTHON, 500, 16, {"websockets": 2.5, "picows": 4}),
     *(binding_echoes(CSHARP, connections, inflight, {"kestrel": 2.5}) for inflight in (1, 16) for connections in (50, 500)),
+    *(broadcast(size, title, inflight) for size, title in [(20, "20 B"), (KIB, "1 KiB")] for inflight in (1, 4)),
 ]

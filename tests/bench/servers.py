@@ -3,11 +3,12 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from scenarios import CSHARP, DEDICATED, MODES, PLAIN, PYTHON, SHARED, TLS
+from scenarios import CSHARP, DEDICATED, MODES, PLAIN, PYTHON, SHARED, TLS, TOPICS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -29,7 +30,13 @@ KESTREL = BUILT / "kestrel" / "kestrel.dll"
 PEERS = ["tungstenite", "ws", *PYTHON_LIBRARIES, "kestrel"]
 
 # Which server is ours in a mode that is not the C echo's.
-OURS = {PYTHON: "python", CSHARP: "csharp"}
+OURS = {PYTHON: "python", CSHARP: "csharp", TOPICS: "topics"}
+
+# The same with a backplane: with its subscribers where they are, and at another node than the publisher.
+ONE_NODE, TWO_NODES = "topics, Redis", "topics, Redis, 2 nodes"
+# Ours in another way, beside OURS.
+VARIANTS = [ECHO_LEVEL_2, *FACES, ONE_NODE, TWO_NODES]
+REDIS = ROOT / "target" / "test-env" / "brokers" / "usr" / "bin" / "redis-server"
 
 ENVIRONMENT = {
     "NODE_PATH": str(NODE_MODULES),
@@ -43,6 +50,8 @@ STOP_SECONDS_MAX = 10
 
 def command(name, mode):
     """What starts this server in this mode; None if it has no such mode."""
+    if mode == TOPICS:
+        return topics_command(name)
     if mode in OURS:
         return binding_command(name, mode)
     certificate = ["--cert", str(CERT), "--key", str(KEY)] if mode == TLS else []
@@ -71,12 +80,22 @@ def binding_command(name, mode):
     if mode == CSHARP and name in FACES:
         return listening([str(dotnet()), str(FACES_DLL), FACES[name]])
     if mode == PYTHON and name in PYTHON_LIBRARIES:
-        # socketify's library looks for libuv.
-        words = ["env", f"LD_LIBRARY_PATH={PYTHON_PEERS / 'libuv'}", str(PYTHON_PEERS / "bin" / "python")]
-        return listening([*words, str(HERE / "peers" / "python" / "echo.py"), name])
+        return listening(python_peer(name))
     if mode == CSHARP and name == "kestrel":
         return listening([str(dotnet()), str(KESTREL)])
     return None
+
+
+def topics_command(name):
+    if name == OURS[TOPICS] or name in (ONE_NODE, TWO_NODES) and REDIS.exists():
+        return listening([str(BUILT / "topics")])
+    return listening(python_peer(name, "--topic")) if name == "socketify" else None
+
+
+def python_peer(*words):
+    # socketify's library looks for libuv.
+    python = ["env", f"LD_LIBRARY_PATH={PYTHON_PEERS / 'libuv'}", str(PYTHON_PEERS / "bin" / "python")]
+    return [*python, str(HERE / "peers" / "python" / "echo.py"), *words]
 
 
 def dotnet():
@@ -112,6 +131,10 @@ class Server:
             sys.exit(f"{name} did not say `listening on …` but {line!r}: {' '.join(words)}")
         self.port = int(line.rsplit(":", 1)[1])
 
+    def load_words(self):
+        """What a load generator is told of it."""
+        return ["--port", self.port, "--server-pid", self.process.pid]
+
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -123,19 +146,61 @@ class Server:
             print(f"{self.name} answered SIGTERM with {code}", file=sys.stderr)
 
 
+class Nodes:
+    """As many nodes as the name says and the Redis that joins them; their CPU time is one."""
+
+    def __init__(self, name, words, core):
+        self.name = name
+        port = free_port()
+        off = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        self.redis = subprocess.Popen([str(REDIS), "--bind", "127.0.0.1", "--port", str(port), *off],
+                                      preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+        words = [*words, "--set", f"backplane=redis://127.0.0.1:{port}"]
+        self.nodes = [Server(name, words, core) for _ in range(2 if name == TWO_NODES else 1)]
+
+    def load_words(self):
+        pids = [self.redis.pid, *(node.process.pid for node in self.nodes)]
+        ports = ["--port", self.nodes[-1].port, "--publisher-port", self.nodes[0].port]
+        return [*ports, *(word for pid in pids for word in ("--server-pid", pid))]
+
+    def stop(self):
+        for node in self.nodes:
+            node.stop()
+        self.redis.terminate()
+        self.redis.wait(STOP_SECONDS_MAX)
+
+
+def start(name, words, core):
+    return (Nodes if name in (ONE_NODE, TWO_NODES) else Server)(name, words, core)
+
+
+def free_port():
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return trial.getsockname()[1]
+
+
 def build():
     """Builds floor and load generators; the modes that can be measured with what this machine has."""
     BUILT.mkdir(parents=True, exist_ok=True)
     flags, missing = library_flags()
-    for program in ("floor", "load", "handshakes"):
-        warnings = ["-Wall", "-Wextra", "-pedantic", "-Werror"]
-        source = [str(HERE / f"{program}.c"), "-o", str(BUILT / program)]
-        subprocess.run(["gcc", "-std=c99", "-O2", *warnings, *source, *flags, "-pthread"], check=True)
+    for program in ("floor", "load", "handshakes", "fanout"):
+        build_program(program, *flags)
+    library = ROOT / "target" / "release"
+    if (library / "libfullduplex.so").exists():
+        folders = [f"-I{ROOT / 'include'}", f"-I{ROOT / 'examples' / 'c'}", f"-L{library}", f"-Wl,-rpath,{library}"]
+        build_program("topics", *folders, "-lfullduplex")
     if missing:
         print(f"no TLS and no compression: `apt-get install {' '.join(missing)}`", file=sys.stderr)
-        return [PLAIN, PYTHON, CSHARP]
+        return [PLAIN, PYTHON, CSHARP, TOPICS]
     make_certificate()
     return MODES
+
+
+def build_program(program, *flags):
+    warnings = ["-Wall", "-Wextra", "-pedantic", "-Werror"]
+    source = [str(HERE / f"{program}.c"), "-o", str(BUILT / program)]
+    subprocess.run(["gcc", "-std=c99", "-O2", *warnings, *source, *flags, "-pthread"], check=True)
 
 
 def library_flags():

@@ -56,16 +56,17 @@ def browser():
 
 @pytest.fixture
 def person(browser):
-    """person("Ada", program): somebody who has opened the chat page and given a name."""
+    """person("Ada", program, "/room/cats"): somebody who has opened the page of a room, or of the lobby, and
+    given a name."""
     contexts = []
 
-    def open_page(name, program, **context):
+    def open_page(name, program, path="/", **context):
         # A context of its own each, so that they don't share the remembered name.
         contexts.append(browser.new_context(**context))
         page = contexts[-1].new_page()
         page.errors = []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.goto(f"http://127.0.0.1:{program.port}/")
+        page.goto(f"http://127.0.0.1:{program.port}{path}")
         page.locator("#name").fill(name)
         page.locator("#join").click()
         expect(state(page)).to_have_attribute("data-state", "open")
@@ -93,6 +94,54 @@ def test_what_one_tab_says_the_other_shows(start, person):
 
     assert ada.locator("#messages > li").count() == 2, "one's own words come back once"
     expect(ada.locator("#messages > li.mine .text")).to_have_text("Hello Bert, 你好 👋")
+
+
+def test_the_page_joins_the_room_that_its_address_names(start, person):
+    chat = start("chat")
+    ada, bert = person("Ada", chat, "/room/cats"), person("Bert", chat, "/room/cats")
+    chioma = person("Chioma", chat, "/room/Gr%C3%BC%C3%9Fe%20%F0%9F%91%8B")
+    dmitri = person("Dmitri", chat)
+    for speaker in (ada, chioma, dmitri):
+        say(speaker, "Hello")
+        expect(last_message(speaker)).to_have_text("Hello")
+    expect(last_message(bert)).to_have_text("Hello")
+    for page in (ada, bert, chioma, dmitri):
+        assert page.locator("#messages > li").count() == 1, "nothing comes from another room"
+    assert [page.locator("#room").inner_text() for page in (ada, chioma, dmitri)] == ["cats", "Grüße 👋", "fullduplex chat"]
+    assert chioma.title() == "Grüße 👋 · fullduplex chat"
+
+
+def test_the_page_tells_who_is_here(start, person):
+    chat = start("chat")
+    ada = person("Ada", chat)
+    expect(here(ada)).to_have_text("1 here")
+    bert, chioma = person("Bert", chat), person("Chioma", chat)
+    elsewhere = person("Dmitri", chat, "/room/cats")
+    for page in (ada, bert, chioma):
+        expect(here(page)).to_have_text("3 here")
+        expect(here(page)).to_have_attribute("title", "Ada, Bert, Chioma")
+    expect(here(elsewhere)).to_have_text("1 here")
+
+    bert.locator("#rename").click()
+    bert.locator("#name").fill("Robert")
+    bert.locator("#name").press("Enter")
+    for page in (ada, bert, chioma):
+        expect(here(page)).to_have_attribute("title", "Ada, Chioma, Robert")
+
+    chioma.close()
+    for page in (ada, bert):
+        expect(here(page)).to_have_attribute("title", "Ada, Robert")
+        expect(here(page)).to_have_text("2 here")
+
+
+def test_who_vanishes_without_a_word_is_missed_after_some_time(start, person):
+    chat = start("chat")
+    ada, bert = person("Ada", chat), person("Bert", chat)
+    expect(here(ada)).to_have_text("2 here")
+    # As a computer that falls asleep: its page says nothing more.
+    bert.evaluate("() => { socket.onclose = null; socket.send = () => {}; socket.close(); }")
+    ada.evaluate("() => { for (const each of people.values()) if (each.name === 'Bert') each.heard -= 1e6; showPeople(); }")
+    expect(here(ada)).to_have_attribute("title", "Ada")
 
 
 @pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "c"])
@@ -242,6 +291,10 @@ def say(page, text):
 
 def state(page):
     return page.locator("#state")
+
+
+def here(page):
+    return page.locator("#here")
 
 
 def last_message(page):

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use fullduplex::config::Config;
+use fullduplex::config::{Config, SendLimits};
 use fullduplex::driver::Driver;
 use fullduplex::engine::connection::{Release, UserData};
 use fullduplex::engine::event::{ClosedBy, EventKind};
@@ -21,12 +21,14 @@ use fullduplex::engine::limits::Gate;
 use fullduplex::engine::plain::Pages;
 use fullduplex::engine::routes::{Route, Routes, Wants};
 use fullduplex::engine::table::{Table, charge};
-use fullduplex::engine::turn::{EventView, Handler, Turn};
+use fullduplex::engine::topics::{Outcomes, Surroundings, Topics};
+use fullduplex::engine::turn::{EventView, Handler, Message, Misuse, Turn};
 use fullduplex::engine::{Command, Engine, Parts};
 use fullduplex::id::ConnId;
 use fullduplex::protocol::close::{CloseCode, CloseFrame};
+use fullduplex::protocol::deflate::Wish;
 use fullduplex::protocol::{Control, Dialect, Kind};
-use fullduplex::server::mailbox::Mailbox;
+use fullduplex::server::mailbox::{Letterbox, Mailbox};
 use fullduplex::server::shard::Shard;
 
 use crate::peer::{self, Heard, Reader};
@@ -50,6 +52,8 @@ pub struct Scene<W: World> {
     pub shards: Vec<Shard<W::Driver, Script>>,
     pub tables: Vec<Arc<Table>>,
     mailboxes: Vec<Arc<Mailbox<<W::Driver as Driver>::Socket>>>,
+    topics: Arc<Topics>,
+    send: SendLimits,
     clients: Vec<ClientState<W::Wire>>,
     script: Script,
     /// How many panics the test has thrown itself.
@@ -88,6 +92,9 @@ pub enum Told {
     /// Does it answer a Ping of ours?
     Pong(bool),
     Closed(u16, ClosedBy),
+    /// A topic, and how many are in it then.
+    Joined(String, u64),
+    Left(String, u64),
     Listener,
     Fault,
 }
@@ -156,6 +163,7 @@ impl Setup {
             message: true,
             close: true,
             drain: true,
+            topic: true,
             other: true,
         };
         let mut routes = Routes::default();
@@ -167,6 +175,7 @@ impl Setup {
             looked_at: Rc::default(),
             reaction: Rc::new(RefCell::new(Box::new(echo))),
         };
+        let topics = Arc::new(Topics::new(self.shards));
         let (mut shards, mut tables, mut mailboxes) = (Vec::new(), Vec::new(), Vec::new());
         for shard in 0..self.shards {
             let driver = world.driver();
@@ -176,6 +185,7 @@ impl Setup {
                 settings: settings.clone(),
                 routes: routes.clone(),
                 table: table.clone(),
+                topics: topics.clone(),
                 gate: Arc::new(Gate::default()),
                 pages: pages.clone(),
                 acceptor: acceptor(),
@@ -190,7 +200,8 @@ impl Setup {
         if self.shards > 1 {
             shards[0].spread_over(mailboxes.clone());
         }
-        Scene { world, shards, tables, mailboxes, clients: Vec::new(), script, panics: 0 }
+        let send = settings.send.clone();
+        Scene { world, shards, tables, mailboxes, topics, send, clients: Vec::new(), script, panics: 0 }
     }
 }
 
@@ -314,11 +325,15 @@ impl<W: World> Scene<W> {
             | Command::SetData { conn, .. }
             | Command::Accept { conn, .. }
             | Command::Look { conn }
+            | Command::TellTopic { conn, .. }
             | Command::Answer { conn, .. } => *conn,
             // The messages of a submission count nothing here: what is taken from nothing stays nothing.
-            Command::SendMany(_) | Command::Stop { .. } | Command::Apply(_) | Command::Tell(_) => {
-                ConnId::NONE
-            }
+            Command::SendMany(_)
+            | Command::Publish { .. }
+            | Command::Leave { .. }
+            | Command::Stop { .. }
+            | Command::Apply(_)
+            | Command::Tell(_) => ConnId::NONE,
         };
         let len = match &command {
             Command::Send { payload, .. } => Some(payload.len()),
@@ -331,6 +346,19 @@ impl<W: World> Scene<W> {
             entry.get().add_to_mailbox(conn, charge(len));
         }
         assert!(self.mailboxes[conn.shard()].post(command).is_ok(), "the shard is there");
+    }
+
+    /// The way to the topics that callbacks and other threads have.
+    pub fn hub(&self) -> Hub
+    where
+        <W::Driver as Driver>::Socket: Send + 'static,
+    {
+        Hub {
+            topics: self.topics.clone(),
+            tables: self.tables.clone(),
+            send: self.send.clone(),
+            letterboxes: self.mailboxes.iter().map(|mailbox| mailbox.clone() as Arc<dyn Letterbox>).collect(),
+        }
     }
 
     /// The embedder frees so much of what it was given of a connection.
@@ -554,6 +582,72 @@ impl<W: World> Scene<W> {
     }
 }
 
+/// Topics as the server offers them, in a turn or from another thread.
+#[derive(Clone)]
+pub struct Hub {
+    pub topics: Arc<Topics>,
+    tables: Vec<Arc<Table>>,
+    send: SendLimits,
+    letterboxes: Vec<Arc<dyn Letterbox>>,
+}
+
+impl Hub {
+    /// True: it was not in it before.
+    pub fn subscribe(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, topic: &str) -> Result<bool, Misuse> {
+        let (entry, _) = self.tables[conn.shard()].find(conn).ok_or(Misuse::NoConnection)?;
+        let change = self.topics.subscribe(conn, entry.get(), topic.as_bytes(), TOPICS_MAX)?;
+        let Some(change) = change else { return Ok(false) };
+        let (topic, subscribers) = (change.topic, change.subscribers);
+        self.post(turn, conn.shard(), Command::TellTopic { conn, topic, joined: true, subscribers });
+        Ok(true)
+    }
+
+    /// True: it was in it.
+    pub fn unsubscribe(&self, mut turn: Option<&mut Turn<'_>>, conn: ConnId, topic: &str) -> bool {
+        let Some((entry, _)) = self.tables[conn.shard()].find(conn) else { return false };
+        let Some((change, place)) = self.topics.unsubscribe(conn, entry.get(), topic.as_bytes()) else {
+            return false;
+        };
+        let (topic, subscribers) = (change.topic, change.subscribers);
+        if let Some(place) = place {
+            let command = Command::Leave { topic: topic.clone(), place };
+            self.post(turn.as_deref_mut(), conn.shard(), command);
+        }
+        self.post(turn, conn.shard(), Command::TellTopic { conn, topic, joined: false, subscribers });
+        true
+    }
+
+    pub fn publish(&self, turn: Option<&mut Turn<'_>>, topic: &str, text: &str) -> Outcomes {
+        self.publish_as(turn, topic, Kind::Text, text.as_bytes(), ConnId::NONE)
+    }
+
+    pub fn publish_as(
+        &self,
+        mut turn: Option<&mut Turn<'_>>,
+        topic: &str,
+        kind: Kind,
+        payload: &[u8],
+        skipped: ConnId,
+    ) -> Outcomes {
+        let message = Arc::new(Message::new(kind, payload).expect("a good message"));
+        let own = turn.as_ref().map(|turn| usize::from(turn.shard()));
+        let around = Surroundings { tables: &self.tables, limits: &self.send, own };
+        self.topics.publish(topic.as_bytes(), &message, Wish::Auto, skipped, &around, |shard, command| {
+            self.post(turn.as_deref_mut(), shard, command)
+        })
+    }
+
+    fn post(&self, turn: Option<&mut Turn<'_>>, shard: usize, command: Command) -> bool {
+        match turn.filter(|turn| usize::from(turn.shard()) == shard) {
+            Some(turn) => {
+                turn.obey(command);
+                true
+            }
+            None => self.letterboxes[shard].post(command).is_ok(),
+        }
+    }
+}
+
 impl<W: World> Drop for Scene<W> {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -569,7 +663,7 @@ impl<W: World> Drop for Scene<W> {
                 (0 | 1, Told::Open) => 2,
                 (2, Told::Closed(..)) => 3,
                 (2, Told::Text(_) | Told::Binary(_) | Told::Piece(..)) => 2,
-                (2, Told::Drain | Told::Ping(_) | Told::Pong(_)) => 2,
+                (2, Told::Drain | Told::Ping(_) | Told::Pong(_) | Told::Joined(..) | Told::Left(..)) => 2,
                 (stage, told) => panic!("{id:?} is told {told:?} at stage {stage}"),
             };
         }
@@ -590,6 +684,8 @@ impl Handler for Script {
             EventKind::Ping => Told::Ping(event.payload.to_vec()),
             EventKind::Pong { rtt_us } => Told::Pong(rtt_us > 0),
             EventKind::Close { code, by } => Told::Closed(code.0, by),
+            EventKind::Topic { joined: true, subscribers } => Told::Joined(text(), subscribers),
+            EventKind::Topic { joined: false, subscribers } => Told::Left(text(), subscribers),
             EventKind::Listener => Told::Listener,
             EventKind::Fault => Told::Fault,
             EventKind::Stopped | EventKind::ThreadStart | EventKind::ThreadStop => return,
@@ -654,5 +750,7 @@ pub fn seconds(seconds: u64) -> Duration {
 }
 
 const ARENA_BYTES: usize = 512 * 1024;
+/// Of one connection.
+const TOPICS_MAX: usize = 3;
 /// With waits of a millisecond: some seconds.
 const TURNS_MAX: usize = 6000;

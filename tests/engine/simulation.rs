@@ -24,6 +24,7 @@ use fullduplex::driver::sim::{self, Call, Dice, Faults, Kernel, SimDriver, SimSo
 use fullduplex::engine::limits::Gate;
 use fullduplex::engine::routes::{Route, Routes, Wants};
 use fullduplex::engine::table::Table;
+use fullduplex::engine::topics::Topics;
 use fullduplex::engine::{Command, Engine, Parts};
 use fullduplex::id::ConnId;
 use fullduplex::server::mailbox::Mailbox;
@@ -65,7 +66,8 @@ fn ten_thousand_conversations_with_faults_keep_every_promise() {
         all.peaceful_secure > enough / 5
             && all.peaceful > enough
             && all.opened > 2 * count
-            && all.messages > 5 * count,
+            && all.messages > 5 * count
+            && all.published > count,
         "{all:?}"
     );
     assert!(all.compressed > enough && all.crowded > count, "{all:?}");
@@ -107,6 +109,8 @@ pub struct Census {
     /// That came to a client compressed.
     compressed: u64,
     arrived: u64,
+    /// To how many, all together.
+    published: u64,
     drains: u64,
     /// Connections with too much unread, over all turns.
     crowded: u64,
@@ -194,7 +198,7 @@ impl Conversation {
             is_large: dice.hits(150),
             deflates: dice.hits(400),
             leaps: if is_peaceful { 0 } else { *dice.pick(&[0, 0, 0, 1, 30]) },
-            steps_max: if is_peaceful { 100_000 } else { 500 + dice.unevenly_up_to(20_000) },
+            steps_max: if is_peaceful { 300_000 } else { 500 + dice.unevenly_up_to(20_000) },
         };
         let faults = faults(&mut dice, &plan);
         let kernel = Kernel::new(dice.roll(), faults.clone());
@@ -215,17 +219,20 @@ impl Conversation {
             message: true,
             close: true,
             drain: true,
+            topic: true,
             other: true,
         };
         let mut routes = Routes::default();
         routes.add("/*", Route { number: 0, wants, http: false, streams: false }).expect("a good pattern");
         let driver = kernel.driver(true);
         let (table, gate) = (Arc::new(Table::default()), Arc::new(Gate::default()));
+        let topics = Arc::new(Topics::new(4));
         let parts = Parts {
             shard: 3,
             settings: settings.clone(),
             routes: Arc::new(routes),
             table: table.clone(),
+            topics: topics.clone(),
             gate: gate.clone(),
             pages: Arc::new(()),
             acceptor: acceptor(),
@@ -241,6 +248,11 @@ impl Conversation {
             dice: Dice::new(dice.roll()),
             kernel: kernel.clone(),
             table: table.clone(),
+            tables: (0..3).map(|_| Arc::default()).chain([table.clone()]).collect(),
+            topics: topics.clone(),
+            members: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            send: settings.send.clone(),
             habits: Habits::new(&mut dice, &plan, wants_upgrade),
             limit_bytes: settings.send.limit_bytes.max(other_settings.send.limit_bytes) as u64,
             said: clients.iter().map(|client| client.says.clone()).collect(),
@@ -317,10 +329,7 @@ impl Conversation {
                 let busy = numbers.into_iter().find(|&number| !self.clients[number].is_done());
                 busy.map_or(Ok(()), |number| self.let_act(number))
             }
-            _ => {
-                self.ask_from_another_thread();
-                Ok(())
-            }
+            _ => self.ask_from_another_thread(),
         }
     }
 
@@ -354,12 +363,13 @@ impl Conversation {
     }
 
     /// Another thread asks something of a connection, which may be gone.
-    fn ask_from_another_thread(&mut self) {
+    fn ask_from_another_thread(&mut self) -> Result<(), String> {
         let mut shared = self.shared.borrow_mut();
         let is_rude = !self.plan.is_peaceful;
         if self.dice.hits(20) {
             self.settings.swap(0, 1);
             shared.unread_max = self.settings[0].receive.high_water_bytes;
+            shared.send = self.settings[0].send.clone();
             self.post(Command::Apply(self.settings[0].clone()));
         }
         shared.free_some();
@@ -373,7 +383,17 @@ impl Conversation {
         if let Some(conn) = shared.paused.pop() {
             self.post(Command::SetPaused { conn, paused: false });
         }
-        let Some(conn) = shared.any_id(&mut self.dice) else { return };
+        let Some(conn) = shared.any_id(&mut self.dice) else { return Ok(()) };
+        let topic = Shared::any_topic(&mut self.dice);
+        let commands = match self.dice.below(10) {
+            0 => shared.join(conn, topic)?.into_iter().collect(),
+            1 => shared.leave(conn, topic)?,
+            2 => shared.publish(topic, true)?,
+            _ => Vec::new(),
+        };
+        for command in commands {
+            self.post(command);
+        }
         let choices = if is_rude && self.dice.hits(40) { 8 } else { 4 };
         match self.dice.below(choices) {
             0 => {
@@ -396,6 +416,7 @@ impl Conversation {
             6 => self.post(embedder::acceptance(conn)),
             _ => self.post(embedder::rejection(conn)),
         }
+        Ok(())
     }
 
     fn post(&self, command: Command) {
@@ -454,6 +475,10 @@ impl Conversation {
         if windows > 0 {
             return Err(format!("{windows} bytes are set aside for the windows of nobody"));
         }
+        let (topics, subscribers) = (shared.topics.topics(), shared.topics.subscribers());
+        if (topics, subscribers) != (0, 0) {
+            return Err(format!("{subscribers} are left over in {topics} topics"));
+        }
         if !self.table.is_quiet() || (open, closed) != (0, shared.census.opened) {
             return Err(format!("the table keeps something: {open} open, {closed} closed"));
         }
@@ -511,6 +536,7 @@ impl Census {
             (&mut self.messages, other.messages),
             (&mut self.compressed, other.compressed),
             (&mut self.arrived, other.arrived),
+            (&mut self.published, other.published),
             (&mut self.drains, other.drains),
             (&mut self.crowded, other.crowded),
             (&mut self.faults, other.faults),

@@ -17,6 +17,7 @@ LIBRARIES = Path(os.environ.get("FDX_LIBRARIES", TARGET / "release"))
 ENV = TARGET / "test-env"
 PYTHON27 = ENV / "py27" / "bin" / "python"
 WSTEST = ENV / "py27" / "bin" / "wstest"
+BROKERS = ENV / "brokers"
 PROMTOOL = ENV / "promtool"
 NODE_MODULES = ENV / "node" / "node_modules"
 # The command of .NET Core, with what it needs.

@@ -160,11 +160,14 @@ def own_program(name):
     source, program = ROOT / "tests" / "support" / f"{name}.c", LIBRARIES / "test-programs" / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         program.parent.mkdir(exist_ok=True)
+        # Tests run at once: the others find it whole, or not yet.
+        unfinished = program.with_name(f"{name}-{os.getpid()}")
         subprocess.run(
             ["gcc", "-std=c99", "-O2", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{ROOT}/include", f"-I{ROOT}/examples/c",
-             "-o", program, source, f"-L{LIBRARIES}", f"-Wl,-rpath,{LIBRARIES}", "-lfullduplex", "-pthread"],
+             "-o", unfinished, source, f"-L{LIBRARIES}", f"-Wl,-rpath,{LIBRARIES}", "-lfullduplex", "-pthread"],
             check=True,
         )
+        unfinished.rename(program)
     return str(program)
 
 

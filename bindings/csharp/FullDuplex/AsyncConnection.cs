@@ -131,6 +131,16 @@ namespace FullDuplex
 #endif
         }
 
+        // -- topics ---------------------------------------------------------------------------------------
+
+        /// <summary>
+        /// From now on the peer gets what is published to a topic; the handler has no part in it. False when it is gone or closing.
+        /// </summary>
+        public bool Subscribe(Topic topic) => Connection.Subscribe(topic);
+
+        /// <summary>It does not any more. False when it is gone.</summary>
+        public bool Unsubscribe(Topic topic) => Connection.Unsubscribe(topic);
+
         // -- ending ---------------------------------------------------------------------------------------
 
         /// <summary>

@@ -49,7 +49,7 @@ namespace FullDuplex
         /// <summary>Its number, never 0 and never used again.</summary>
         public ulong Id { get; }
 
-        /// <summary>In a callback of <see cref="Handlers"/>: what <see cref="SetState"/> has stored.</summary>
+        /// <summary>In a callback for a route with <see cref="Handlers"/>: what <see cref="SetState"/> has stored.</summary>
         public object? State { get; }
 
         /// <summary>Sends a text. The library copies it before this returns, and never blocks.</summary>
@@ -97,6 +97,17 @@ namespace FullDuplex
 
         /// <summary>Reads again.</summary>
         public bool Resume() => Results.Done(Server.Resume(Id));
+
+        /// <summary>
+        /// Has the connection get what is published to a topic from now on; that it is in it already is no error. False when it is
+        /// gone or closing.
+        /// </summary>
+        /// <exception cref="FullDuplexException">The name is empty or too long, or <c>max.topics</c> is reached.</exception>
+        public bool Subscribe(Topic topic) => Results.Done(Server.Subscribe(Id, topic));
+
+        /// <summary>Ends that; that it is not in the topic is no error. False when it is gone.</summary>
+        /// <exception cref="FullDuplexException">The name is empty or too long.</exception>
+        public bool Unsubscribe(Topic topic) => Results.Done(Server.Unsubscribe(Id, topic));
 
         /// <summary>Keeps an object with the connection: from then on its events carry it as <see cref="State"/>.</summary>
         public bool SetState(object? state) => Results.Done(Server.SetState(Id, state));

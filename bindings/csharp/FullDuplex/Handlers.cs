@@ -107,7 +107,7 @@ namespace FullDuplex
 
         protected override void Pong(Native.fdx_event* e) => handlers.OnPong?.Invoke(ConnectionOf(e), Payload(e));
 
-        private Connection ConnectionOf(Native.fdx_event* e) => new Connection(Server, e->conn, StateOf(e));
+        protected override Connection ConnectionOf(Native.fdx_event* e) => new Connection(Server, e->conn, StateOf(e));
 
 #if NET472
         private static ArraySegment<byte> Payload(Native.fdx_event* e) => new ArraySegment<byte>(Text.Copy(e->data, e->len));

@@ -28,20 +28,23 @@ namespace FullDuplex
         internal static readonly UIntPtr FDX_NTS = new UIntPtr(unchecked((void*)-1));
 
         internal const uint FDX_TEXT = 1, FDX_BINARY = 2;
-        internal const uint FDX_F_COMPRESS = 1, FDX_F_NO_COMPRESS = 2, FDX_F_MORE = 4;
+        internal const uint FDX_F_COMPRESS = 1, FDX_F_NO_COMPRESS = 2, FDX_F_MORE = 4, FDX_F_SKIP_SENDER = 0x20;
 
         internal const uint
             FDX_EV_UPGRADE = 1, FDX_EV_OPEN = 2, FDX_EV_MESSAGE = 3, FDX_EV_FRAGMENT = 4, FDX_EV_DRAIN = 5, FDX_EV_CLOSE = 6,
-            FDX_EV_PING = 7, FDX_EV_PONG = 8, FDX_EV_HTTP = 9, FDX_EV_LISTENER = 12, FDX_EV_FAULT = 13, FDX_EV_STOPPED = 14,
-            FDX_EV_THREAD_START = 15, FDX_EV_THREAD_STOP = 16;
+            FDX_EV_PING = 7, FDX_EV_PONG = 8, FDX_EV_HTTP = 9, FDX_EV_TOPIC = 10, FDX_EV_BACKPLANE = 11, FDX_EV_LISTENER = 12,
+            FDX_EV_FAULT = 13, FDX_EV_STOPPED = 14, FDX_EV_THREAD_START = 15, FDX_EV_THREAD_STOP = 16;
         internal const uint FDX_EVF_FIN = 1, FDX_EVF_BINARY = 2;
 
         internal const uint
             FDX_CLOSED_BY_PEER = 1, FDX_CLOSED_BY_HOST = 2, FDX_CLOSED_BY_TIMEOUT = 3, FDX_CLOSED_BY_LIMIT = 4,
             FDX_CLOSED_BY_PROTOCOL = 5, FDX_CLOSED_BY_NETWORK = 6, FDX_CLOSED_BY_SHUTDOWN = 7;
 
+        internal const int FDX_TOPIC_JOINED = 1, FDX_TOPIC_LEFT = 2;
+        internal const int FDX_BP_UP = 1, FDX_BP_DOWN = 2, FDX_BP_GAP = 3;
+
         internal const uint FDX_OPTION_LIVE = 1;
-        internal const uint FDX_ROUTE_STREAM = 1, FDX_ROUTE_HTTP = 2, FDX_ROUTE_UPGRADE = 4, FDX_ROUTE_OTHER = 8;
+        internal const uint FDX_ROUTE_STREAM = 1, FDX_ROUTE_HTTP = 2, FDX_ROUTE_UPGRADE = 4, FDX_ROUTE_OTHER = 8, FDX_ROUTE_TOPIC = 0x10;
         internal const uint FDX_CI_TLS = 1, FDX_CI_DEFLATE = 2;
 
         internal const int
@@ -116,6 +119,26 @@ namespace FullDuplex
             internal IntPtr on_other;
         }
 
+        internal struct fdx_backplane
+        {
+            internal uint struct_size;
+            internal uint reserved;
+            internal IntPtr user_data;
+            internal IntPtr drop;
+            internal IntPtr publish;
+            internal IntPtr subscribe;
+            internal IntPtr unsubscribe;
+        }
+
+        internal struct fdx_publish_result
+        {
+            internal uint struct_size;
+            internal uint reserved;
+            internal ulong queued;
+            internal ulong high_water;
+            internal ulong dropped;
+        }
+
         internal struct fdx_conn_info
         {
             internal uint struct_size;
@@ -179,6 +202,14 @@ namespace FullDuplex
         [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
         internal delegate void fdx_log_fn(IntPtr user_data, int level, ulong conn, byte* target, byte* text, UIntPtr len);
 
+        /// <summary>What <c>fdx_backplane.publish</c> points to.</summary>
+        [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
+        internal delegate void PublishFn(IntPtr user_data, IntPtr server, byte* channel, UIntPtr len, byte* envelope, UIntPtr elen);
+
+        /// <summary>What <c>fdx_backplane.subscribe</c> and <c>unsubscribe</c> point to.</summary>
+        [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
+        internal delegate void ChannelFn(IntPtr user_data, IntPtr server, byte* channel, UIntPtr len);
+
         // -- functions that it has -------------------------------------------------------------------------
 
         [DllImport(Library)] internal static extern uint fdx_version();
@@ -195,6 +226,7 @@ namespace FullDuplex
         [DllImport(Library)] internal static extern int fdx_config_load(ConfigHandle config, byte* data, UIntPtr len, fdx_error* error);
         [DllImport(Library)] internal static extern fdx_option_info* fdx_option(UIntPtr index);
         [DllImport(Library)] internal static extern int fdx_config_route(ConfigHandle config, byte* pattern, uint route, fdx_handlers* handlers, fdx_error* error);
+        [DllImport(Library)] internal static extern int fdx_config_backplane(ConfigHandle config, fdx_backplane* backplane, fdx_error* error);
 
         [DllImport(Library)] internal static extern int fdx_server_new(ConfigHandle config, out ServerHandle server, fdx_error* error);
         [DllImport(Library)] internal static extern IntPtr fdx_server_ref(ServerHandle server);
@@ -227,6 +259,14 @@ namespace FullDuplex
         [DllImport(Library)] internal static extern IntPtr fdx_msg_ref(MessageHandle msg);
         [DllImport(Library)] internal static extern void fdx_msg_unref(IntPtr msg);
         [DllImport(Library)] internal static extern int fdx_send_msg(ServerHandle server, ulong* conns, UIntPtr count, MessageHandle msg, uint flags, int* results);
+
+        [DllImport(Library)] internal static extern int fdx_subscribe(ServerHandle server, ulong conn, byte* topic, UIntPtr len);
+        [DllImport(Library)] internal static extern int fdx_unsubscribe(ServerHandle server, ulong conn, byte* topic, UIntPtr len);
+        [DllImport(Library)] internal static extern int fdx_publish(ServerHandle server, byte* topic, UIntPtr len, MessageHandle msg, uint flags, ulong sender, fdx_publish_result* result);
+        [DllImport(Library)] internal static extern int fdx_topic_count(ServerHandle server, byte* topic, UIntPtr len, ulong* count);
+        [DllImport(Library)] internal static extern int fdx_backplane_deliver(ServerHandle server, byte* channel, UIntPtr len, byte* envelope, UIntPtr elen);
+        [DllImport(Library)] internal static extern int fdx_backplane_state(ServerHandle server, int code);
+
         [DllImport(Library)] internal static extern int fdx_close(ServerHandle server, ulong conn, ushort code, byte* reason, UIntPtr len);
         [DllImport(Library)] internal static extern int fdx_abort(ServerHandle server, ulong conn);
         [DllImport(Library)] internal static extern int fdx_pause(ServerHandle server, ulong conn);

@@ -44,7 +44,8 @@ namespace FullDuplex
 
         internal abstract Slots Wanted { get; }
 
-        internal virtual uint Flags => Page != null || AsyncPage != null ? Native.FDX_ROUTE_HTTP : 0;
+        internal virtual uint Flags =>
+            (Page != null || AsyncPage != null ? Native.FDX_ROUTE_HTTP : 0) | (Server.OnTopic != null ? Native.FDX_ROUTE_TOPIC : 0);
 
         // -- the events, on a thread of the library -------------------------------------------------------
 
@@ -75,15 +76,21 @@ namespace FullDuplex
                 case Native.FDX_EV_PING: Ping(e); break;
                 case Native.FDX_EV_PONG: Pong(e); break;
                 case Native.FDX_EV_HTTP: Http(e); break;
+                case Native.FDX_EV_TOPIC: ChangeOfTopic(e); break;
+                case Native.FDX_EV_BACKPLANE: Server.OnBackplane?.Invoke((BackplaneState)e->code, Text.From(e->data, e->len)); break;
                 case Native.FDX_EV_STOPPED: Server.HasStopped(); break;
                 case Native.FDX_EV_THREAD_START: Collector.MayStopThisThread(); break;
             }
         }
 
+        private void ChangeOfTopic(Native.fdx_event* e) =>
+            Server.OnTopic?.Invoke(ConnectionOf(e), new Topic(e->data, e->len), (TopicChange)e->code, (long)e->arg);
+
         /// <summary>A handler threw. Called under a net: what it throws itself is dropped.</summary>
         internal virtual void Failed(Native.fdx_event* e, Exception exception)
         {
-            Log.Write(e->conn, $"a handler of {Pattern} threw; {Consequence(e->type)}", exception);
+            // What is nobody's in particular comes to the first route.
+            Log.Write(e->conn, $"a handler of {(e->conn == 0 ? "the server" : Pattern)} threw; {Consequence(e)}", exception);
             switch ((uint)e->type)
             {
                 case Native.FDX_EV_UPGRADE:
@@ -93,6 +100,7 @@ namespace FullDuplex
                     Server.HttpReply(e->conn, 500, "", Array.Empty<byte>());
                     break;
                 case Native.FDX_EV_CLOSE:
+                case Native.FDX_EV_BACKPLANE:
                     break;
                 default:
                     Server.Close(e->conn, InternalError, "");
@@ -102,11 +110,18 @@ namespace FullDuplex
 
         protected const int InternalError = 1011;
 
-        private static string Consequence(uint type) =>
-            type == Native.FDX_EV_UPGRADE || type == Native.FDX_EV_HTTP ? "its client gets status 500"
-            : type == Native.FDX_EV_CLOSE ? "its connection had ended" : $"its connection closes with {InternalError}";
+        private static string Consequence(Native.fdx_event* e) => (uint)e->type switch
+        {
+            Native.FDX_EV_UPGRADE => "its client gets status 500",
+            Native.FDX_EV_HTTP => "its client gets status 500",
+            Native.FDX_EV_CLOSE => "its connection had ended",
+            Native.FDX_EV_BACKPLANE => "nothing else happens",
+            _ => $"its connection closes with {InternalError}",
+        };
 
         // -- what the events carry -----------------------------------------------------------------------
+
+        protected virtual Connection ConnectionOf(Native.fdx_event* e) => new Connection(Server, e->conn);
 
         protected static MessageKind Kind(Native.fdx_event* e) =>
             (e->flags & Native.FDX_EVF_BINARY) != 0 ? MessageKind.Binary : MessageKind.Text;

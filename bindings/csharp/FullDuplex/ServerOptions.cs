@@ -203,6 +203,9 @@ namespace FullDuplex
         /// <summary>Most connections from one address (IPv6: one /64 network). Over it: HTTP status 429. 0: no limit.</summary>
         public long MaxConnectionsPerIp { get => GetNumber(); set => SetNumber(value); }
 
+        /// <summary>Most topics that one connection may be in. Over it: <see cref="Status.Limit"/>.</summary>
+        public long MaxTopics { get => GetSize(); set => SetNumber(value); }
+
         /// <summary>New connections from one address, like "10/s burst 50". Over it: HTTP status 429. "0": no limit.</summary>
         public string RateConnectionsPerIp { get => GetText(); set => SetText(value); }
 
@@ -279,6 +282,23 @@ namespace FullDuplex
 
         /// <summary>The oldest version of TLS that is spoken.</summary>
         public TlsVersion TlsMin { get => (TlsVersion)GetChoice(TlsVersions); set => SetText(TlsVersions[(int)value]); }
+
+        // -- other machines -----------------------------------------------------------------------------
+
+        /// <summary>Redis, which carries published messages between servers: redis://… or rediss://…, with TLS. "": none.</summary>
+        public string Backplane { get => GetText(); set => SetText(value); }
+
+        /// <summary>What stands before each topic there: it keeps applications apart.</summary>
+        public string BackplanePrefix { get => GetText(); set => SetText(value); }
+
+        /// <summary>Most bytes of published messages that wait for the other machines. Over it they are lost there, and counted.</summary>
+        public long BackplaneLimit { get => GetSize(); set => SetNumber(value); }
+
+        /// <summary>Sharded channels (SPUBLISH, SSUBSCRIBE), for a Redis Cluster.</summary>
+        public bool BackplaneSharded { get => GetText() == "on"; set => SetText(value ? "on" : "off"); }
+
+        /// <summary>A file with the authorities that a rediss:// server's certificate must come from. "": the system's.</summary>
+        public string BackplaneCa { get => GetText(); set => SetText(value); }
 
         // -- pages and proxies --------------------------------------------------------------------------
 

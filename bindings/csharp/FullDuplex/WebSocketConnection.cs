@@ -58,6 +58,12 @@ namespace FullDuplex
         /// <summary>Sends a ping of your own, of at most 125 bytes.</summary>
         Task SendPing(byte[] message);
 
+        /// <summary>From now on it gets what is published to a topic. False when it is gone or closing.</summary>
+        bool Subscribe(Topic topic);
+
+        /// <summary>It does not any more. False when it is gone.</summary>
+        bool Unsubscribe(Topic topic);
+
         /// <summary>Closes with 1000.</summary>
         void Close();
 
@@ -162,6 +168,10 @@ namespace FullDuplex
             Connection.Ping(message);
             return Task.CompletedTask;
         }
+
+        public bool Subscribe(Topic topic) => Connection.Subscribe(topic);
+
+        public bool Unsubscribe(Topic topic) => Connection.Unsubscribe(topic);
 
         public void Close() => Close(1000);
 

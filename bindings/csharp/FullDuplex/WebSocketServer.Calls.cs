@@ -112,6 +112,14 @@ namespace FullDuplex
                     GCHandle.FromIntPtr(handlers.user_data).Free();
                 Results.Check(status, error);
             }
+            if (Backplane is { } backplane)
+            {
+                Native.fdx_backplane functions = BackplaneBorder.FunctionsOf(backplane);
+                int status = Native.fdx_config_backplane(config, &functions, &error);
+                if (status < 0)
+                    GCHandle.FromIntPtr(functions.user_data).Free();
+                Results.Check(status, error);
+            }
             Results.Check(Native.fdx_server_new(config, out Native.ServerHandle server, &error), error);
             // Before the start: the first callback may come before the start returns.
             handle = server;
@@ -315,7 +323,11 @@ namespace FullDuplex
         }
 
         /// <summary>Bytes, as binary or as a text in UTF-8.</summary>
-        public SharedMessage(byte[] data, MessageKind kind = MessageKind.Binary) => Handle = New(data, kind);
+        public SharedMessage(byte[] data, MessageKind kind = MessageKind.Binary)
+        {
+            fixed (byte* bytes = data)
+                Handle = New(bytes, data.Length, kind);
+        }
 
         internal Native.MessageHandle Handle { get; }
 
@@ -323,14 +335,11 @@ namespace FullDuplex
         public void Dispose() => Handle.Dispose();
 
         [MethodImpl(MethodImplOptions.NoInlining)]
-        private static Native.MessageHandle New(byte[] data, MessageKind kind)
+        internal static Native.MessageHandle New(byte* data, int length, MessageKind kind)
         {
-            fixed (byte* bytes = data)
-            {
-                Native.MessageHandle handle = Native.fdx_msg_new((uint)kind, bytes, (UIntPtr)(uint)data.Length);
-                return !handle.IsInvalid ? handle
-                    : throw FullDuplexException.Of(kind == MessageKind.Text ? Native.FDX_E_UTF8 : Native.FDX_E_NOMEM);
-            }
+            Native.MessageHandle handle = Native.fdx_msg_new((uint)kind, data, (UIntPtr)(uint)length);
+            return !handle.IsInvalid ? handle
+                : throw FullDuplexException.Of(kind == MessageKind.Text ? Native.FDX_E_UTF8 : Native.FDX_E_NOMEM);
         }
     }
 }

@@ -1,9 +1,13 @@
-// A chat room: one port serves the page and relays what one person says to all.
+// A chat: one port serves the page and relays what one person says to all in the same room.
 //
 //   chat --listen 127.0.0.1:9990 --page examples/web/chat.html
+//
+// The room is in the path: "/room/any-name", and the lobby is at "/" and "/chat". Each is a topic of the library's, so
+// with --set backplane=redis://127.0.0.1:6379 several chats are one.
 using System;
 using System.Collections.Generic;
 using System.IO;
+using System.Text;
 using System.Threading.Tasks;
 using FullDuplex;
 
@@ -11,26 +15,42 @@ namespace Examples
 {
     internal static class Chat
     {
+        private const string Lobby = "/chat";
+
         private static Task<int> Main(string[] arguments)
         {
-            var line = new CommandLine("chat", "a chat room with its page", "127.0.0.1:9990", "examples/web/chat.html");
-            return line.Run(arguments, () => Room(line), server => PrintLink(line.Options.Listen[0], server));
+            var line = new CommandLine("chat", "a chat with its page", "127.0.0.1:9990", "examples/web/chat.html");
+            return line.Run(arguments, () => Rooms(line), server => PrintLink(line.Options.Listen[0], server));
         }
 
-        private static WebSocketServer Room(CommandLine line)
+        private static WebSocketServer Rooms(CommandLine line)
         {
             var server = new WebSocketServer(line.Options);
-            server.Route("/chat", socket =>
-            {
-                // Who is gone, or too slow to follow, is skipped.
-                socket.OnMessage = text => server.Broadcast(text, "/chat");
-                socket.OnBinary = bytes => socket.Close(1003, "this room takes text only");
-            });
             var page = new HttpReply(200, File.ReadAllBytes(line.Page!), "text/html; charset=utf-8",
                 new Dictionary<string, string> { ["Cache-Control"] = "no-cache" });
-            server.RouteHttp("/", request => page);
-            server.RouteHttp("/index.html", request => page);
+            server.Route(Lobby, socket => Enter(server, socket, Lobby));
+            foreach (string door in new[] { "/", "/index.html" })
+            {
+                server.Route(door, socket => Enter(server, socket, Lobby));
+                server.RouteHttp(door, request => page);
+            }
+            server.Route("/room/:name", socket => Enter(server, socket, socket.ConnectionInfo.Request.Path));
+            server.RouteHttp("/room/:name", request => page);
             return server;
+        }
+
+        private static void Enter(WebSocketServer server, IWebSocketConnection socket, string path)
+        {
+            if (Encoding.UTF8.GetByteCount(path) > Topic.BytesMax)
+            {
+                socket.Close(1008, "the name of this room is too long");
+                return;
+            }
+            Topic room = path;
+            socket.Subscribe(room);
+            // Who is too slow to follow is skipped, or closed: `send.full` says which.
+            socket.OnMessage = text => server.Publish(room, text);
+            socket.OnBinary = bytes => socket.Close(1003, "this room takes text only");
         }
 
         /// <summary>":9990" and "0.0.0.0:9990" are every address of this machine; the browser is told one of them.</summary>

@@ -56,6 +56,10 @@ namespace FullDuplex.Tests
             Check.Equal(3L, options.Threads);
             options.Listen = new[] { "127.0.0.1:1", "[::1]:2" };
             Check.Sequence(new[] { "127.0.0.1:1", "[::1]:2" }, options.Listen);
+            Check.Equal("65536 16777216 fdx: ", $"{options.MaxTopics} {options.BackplaneLimit} {options.BackplanePrefix} {options.Backplane}");
+            Check.True(!options.BackplaneSharded, "one connection of Redis has all channels");
+            options.BackplaneSharded = true;
+            Check.Equal("on True", $"{options["backplane.sharded"]} {options.BackplaneSharded}");
             foreach (string version in new[] { "1.2", "1.3" })
             {
                 options["tls.min"] = version;

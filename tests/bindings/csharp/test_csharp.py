@@ -91,13 +91,15 @@ def test_the_package_has_every_target_the_library_and_the_documentation(package)
 def test_a_program_with_the_package_runs_the_code_of_the_readme(package, tmp_path):
     readmes = [(folder / "README.md").read_text() for folder in (BINDING, ROOT)]
     blocks = [block for text in readmes for block in re.findall(r"```csharp\n(.*?)```", text, re.DOTALL)]
-    assert len(blocks) >= 6
+    types = [block for block in blocks if block.startswith("sealed class ")]
+    blocks = [block for block in blocks if block not in types]
+    assert len(blocks) >= 7 and types
     methods = [
         "static WebSocketServer Block%d()\n{\n%s\nreturn server;\n}\n" % (number, re.sub(r"[\d.]+:\d+", "127.0.0.1:0", block))
         for number, block in enumerate(blocks)
     ]
     runs = "".join(f"await Try(Block{number}());\n" for number in range(len(blocks)))
-    (tmp_path / "Program.cs").write_text(PROGRAM.replace("METHODS", "".join(methods)).replace("RUNS", runs))
+    (tmp_path / "Program.cs").write_text(PROGRAM.replace("METHODS", "".join(types + methods)).replace("RUNS", runs))
     (tmp_path / "Consumer.csproj").write_text(PROJECT)
     (tmp_path / "NuGet.Config").write_text(
         f"<configuration><packageSources><clear /><add key='here' value='{package}' /></packageSources></configuration>"

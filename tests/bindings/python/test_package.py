@@ -104,13 +104,13 @@ def test_the_readme_of_the_library_shows_the_same():
 
 
 @pytest.mark.parametrize("code, path, said", [
-    (0, "/", "hello"), (1, "/?token=letmein", "hello 127.0.0.1"), (2, "/", "hello"), (3, "/", "hello"),
+    (0, "/", "hello"), (1, "/?token=letmein", "hello 127.0.0.1"), (2, "/", "hello"), (3, "/", "hello"), (4, "/", "hello"),
 ])
 def test_what_the_readme_shows_works(code, path, said):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     blocks = python_blocks()
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     server = Running('print("begins", flush=True)\n' + blocks[code].replace("9990", str(port)))
     try:
         with connect_when_ready(port, path) as client:

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use fullduplex::config::SendLimits;
 use fullduplex::driver::sim::{Dice, Kernel};
 use fullduplex::engine::Command;
 use fullduplex::engine::connection::UserData;
 use fullduplex::engine::event::EventKind;
 use fullduplex::engine::table::{Life, Table, charge};
+use fullduplex::engine::topics::{Surroundings, Topics};
 use fullduplex::engine::turn::{EventView, Handler, Message, Misuse, Turn};
 use fullduplex::id::ConnId;
 use fullduplex::protocol::deflate::Wish;
@@ -32,6 +34,14 @@ pub struct Shared {
     pub dice: Dice,
     pub kernel: Kernel,
     pub table: Arc<Table>,
+    /// Of all shards, of which there is only one.
+    pub tables: Vec<Arc<Table>>,
+    pub topics: Arc<Topics>,
+    /// By topic: who is in it.
+    pub members: BTreeMap<&'static str, BTreeSet<ConnId>>,
+    /// Who has left with the end of its connection, and was not told yet.
+    pub leaving: BTreeMap<&'static str, BTreeSet<ConnId>>,
+    pub send: SendLimits,
     pub habits: Habits,
     pub limit_bytes: u64,
     /// By client: the messages that it says as long as it is right.
@@ -97,6 +107,9 @@ pub struct Habits {
     keeps_events: u32,
     frees: u32,
     keeps_words: u32,
+    joins: u32,
+    leaves: u32,
+    publishes: u32,
     closes: u32,
     aborts: u32,
     panics: u32,
@@ -116,6 +129,9 @@ impl Habits {
             keeps_events: rate(&[0, 0, 300, 1000]),
             frees: rate(&[0, 300]),
             keeps_words: rate(&[0, 100, 500]),
+            joins: rate(&[0, 300, 1000]),
+            leaves: rate(&[0, 100, 300]),
+            publishes: rate(&[0, 50, 200]),
             ..Self::default()
         };
         if plan.is_peaceful {
@@ -206,6 +222,93 @@ impl Shared {
         Some(Command::Send { conn, kind: Kind::Text, payload, last: true, wish })
     }
 
+    pub fn any_topic(dice: &mut Dice) -> &'static str {
+        dice.pick::<&'static str>(&TOPICS)
+    }
+
+    /// As `Server::subscribe` does it. What the shard must be told is given back.
+    pub fn join(&mut self, conn: ConnId, topic: &'static str) -> Result<Option<Command>, String> {
+        let Some((entry, life)) = self.table.find(conn) else { return Ok(None) };
+        let change = self.topics.subscribe(conn, entry.get(), topic.as_bytes(), TOPICS_MAX);
+        let members = self.members.entry(topic).or_default();
+        match change {
+            Err(_) if life != Life::Open => Ok(None),
+            Err(Misuse::Limit) => Ok(None),
+            Ok(None) if members.contains(&conn) => Ok(None),
+            Ok(Some(change)) if life == Life::Open && members.insert(conn) => {
+                let (topic, subscribers) = (change.topic, change.subscribers);
+                match subscribers == members.len() as u64 {
+                    true => Ok(Some(Command::TellTopic { conn, topic, joined: true, subscribers })),
+                    false => Err(format!("{subscribers} are in a topic of {}", members.len())),
+                }
+            }
+            change => Err(format!("{conn:?} is {life:?} and joins {topic}: {:?}", change.map(|_| ()))),
+        }
+    }
+
+    /// As `Server::unsubscribe` does it.
+    pub fn leave(&mut self, conn: ConnId, topic: &'static str) -> Result<Vec<Command>, String> {
+        let Some((entry, life)) = self.table.find(conn) else { return Ok(Vec::new()) };
+        if life == Life::Closed {
+            return Ok(Vec::new());
+        }
+        let members = self.members.entry(topic).or_default();
+        let was_in = members.remove(&conn);
+        let Some((change, place)) = self.topics.unsubscribe(conn, entry.get(), topic.as_bytes()) else {
+            return if was_in { Err(format!("{conn:?} was in {topic} and was not")) } else { Ok(Vec::new()) };
+        };
+        if !was_in || change.subscribers != members.len() as u64 {
+            return Err(format!("{conn:?} was not in {topic}, and has left it"));
+        }
+        let (topic, subscribers) = (change.topic, change.subscribers);
+        let last = place.map(|place| Command::Leave { topic: topic.clone(), place });
+        let told = Command::TellTopic { conn, topic, joined: false, subscribers };
+        Ok(last.into_iter().chain([told]).collect())
+    }
+
+    /// As `Server::publish` does it, in a turn or from another thread, and remembers who it was
+    /// taken for.
+    pub fn publish(&mut self, topic: &'static str, is_afar: bool) -> Result<Vec<Command>, String> {
+        self.sends += 1;
+        let from = if is_afar { "afar publishes" } else { "callback publishes" };
+        let text = format!("{from} {} {}", self.sends, "~".repeat(self.dice.unevenly_up_to(100)));
+        let message = Arc::new(Message::new(Kind::Text, text.as_bytes()).expect("a good message"));
+        let wish = *self.dice.pick(&[Wish::Auto, Wish::Auto, Wish::Compressed, Wish::Plain]);
+        let members: Vec<_> = self.members.entry(topic).or_default().iter().copied().collect();
+        let skipped = *self.dice.pick(&[&[ConnId::NONE], &members[..]].concat());
+        let waiting =
+            |conn: ConnId| self.table.find(conn).map_or(0, |(entry, _)| entry.get().mailbox_bytes());
+        let before: Vec<_> = members.iter().map(|&conn| waiting(conn)).collect();
+        let own = if is_afar { None } else { Some(self.tables.len() - 1) };
+        let around = Surroundings { tables: &self.tables, limits: &self.send, own };
+        let mut commands = Vec::new();
+        let outcomes =
+            self.topics.publish(topic.as_bytes(), &message, wish, skipped, &around, |_, command| {
+                commands.push(command);
+                true
+            });
+        let after: Vec<_> = members.iter().map(|&conn| waiting(conn)).collect();
+        let mut taken = 0;
+        for (conn, (before, after)) in members.into_iter().zip(before.into_iter().zip(after)) {
+            if before == after {
+                continue;
+            }
+            taken += 1;
+            if conn == skipped || after != before + charge(text.len()) {
+                return Err(format!("{conn:?} counts {after} after {before} and {} more", text.len()));
+            }
+            match is_afar {
+                true => self.known(conn).sent_from_afar.push(text.clone().into_bytes()),
+                false => self.known(conn).sent.push((Kind::Text, text.clone().into_bytes())),
+            }
+        }
+        self.census.published += taken;
+        match outcomes.queued + outcomes.high_water == taken {
+            true => Ok(commands),
+            false => Err(format!("{taken} get what was published, and not {outcomes:?}")),
+        }
+    }
+
     /// Hixie has none; `Server::ping` refuses them.
     pub fn has_pings(&self, conn: ConnId) -> bool {
         self.table.find(conn).is_some_and(|(entry, _)| entry.get().dialect().wire_form() == WireForm::HyBi)
@@ -265,6 +368,26 @@ impl Shared {
             }
             EventKind::Close { by, .. } => {
                 self.census.closed_by[by as usize] += 1;
+                let is_in = |topics: &BTreeMap<_, BTreeSet<ConnId>>| {
+                    topics.values().any(|members| members.contains(&conn))
+                };
+                match is_in(&self.members) || is_in(&self.leaving) {
+                    true => Err(format!("{conn:?} is closed and has not left all its topics")),
+                    false => Ok(()),
+                }
+            }
+            EventKind::Topic { joined: false, .. } => {
+                let topic = TOPICS.into_iter().find(|topic| topic.as_bytes() == event.payload);
+                let topic = topic.ok_or("a topic that nobody was in")?;
+                if self.table.find(conn).is_none_or(|(_, life)| life == Life::Closed) {
+                    // It has left all of them at once; each is told.
+                    for (topic, members) in &mut self.members {
+                        if members.remove(&conn) {
+                            self.leaving.entry(topic).or_default().insert(conn);
+                        }
+                    }
+                    self.leaving.entry(topic).or_default().remove(&conn);
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -373,6 +496,24 @@ impl Shared {
             let mut dice = Dice::new(self.dice.roll());
             self.any_id(&mut dice).unwrap_or(conn)
         };
+        let topic = Self::any_topic(&mut Dice::new(self.dice.roll()));
+        // Or one change would make another for ever.
+        let may_change = !matches!(event.kind, EventKind::Topic { .. }) || self.dice.hits(100);
+        if may_change && self.hits(|habits| habits.joins) {
+            if let Some(command) = self.join(target, topic)? {
+                turn.obey(command);
+            }
+        }
+        if self.hits(|habits| habits.publishes) {
+            for command in self.publish(topic, false)? {
+                turn.obey(command);
+            }
+        }
+        if may_change && self.hits(|habits| habits.leaves) {
+            for command in self.leave(target, topic)? {
+                turn.obey(command);
+            }
+        }
         if self.hits(|habits| habits.keeps_words) {
             let data = self.new_word(target);
             turn.obey(Command::SetData { conn: target, data });
@@ -432,6 +573,9 @@ pub fn rejection(conn: ConnId) -> Command {
     Command::Answer { conn, status: 403, headers: String::new(), body: b"no".to_vec() }
 }
 
+pub const TOPICS: [&str; 3] = ["news", "sports", "weather"];
+/// Of one connection.
+const TOPICS_MAX: usize = 2;
 /// What may be queued on top of `send.limit` after a send: its head, and Pings since the last.
 const CONTROL_BYTES_MAX: u64 = 500;
 pub const STOP_DEADLINE: Duration = Duration::from_secs(2);

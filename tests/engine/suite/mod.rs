@@ -13,6 +13,7 @@ mod shards;
 mod stopping;
 mod streaming;
 mod timeouts;
+mod topics;
 mod unread;
 
 /// Makes of each function a test on the simulated kernel, one on the real, and one with TLS.

@@ -114,6 +114,7 @@ impl Scene {
             message: true,
             close: true,
             drain: true,
+            topic: true,
             other: true,
         };
         let mut routes = Routes::default();

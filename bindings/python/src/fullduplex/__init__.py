@@ -16,7 +16,9 @@
 """
 
 from ._abi import fdx_version_string as _version_string
+from ._backplane import Backplane
 from ._config import Option, option_table
+from ._handle import Published
 from ._version import __version__
 from .aio import AsyncServer, WebSocket, broadcast, serve
 from .exceptions import (
@@ -29,7 +31,7 @@ from .plain import Connection, Event, Sent, Server
 library_version: str = _version_string().decode()
 
 __all__ = [
-    "Accept", "AsyncServer", "ConcurrencyError", "ConfigError", "Connection", "ConnectionClosed", "ConnectionClosedError",
-    "ConnectionClosedOK", "Error", "Event", "Headers", "ListenError", "MessageTooBig", "Option", "Request", "Response", "Sent",
+    "Accept", "AsyncServer", "Backplane", "ConcurrencyError", "ConfigError", "Connection", "ConnectionClosed", "ConnectionClosedError",
+    "ConnectionClosedOK", "Error", "Event", "Headers", "ListenError", "MessageTooBig", "Option", "Published", "Request", "Response", "Sent",
     "Server", "WebSocket", "__version__", "broadcast", "library_version", "option_table", "serve",
 ]

@@ -2,16 +2,17 @@
 
 import argparse
 import asyncio
+import re
 import signal
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional, Set
+from typing import Dict, List, Optional
 
-from . import Error, Request, Response, WebSocket, broadcast, library_version, serve
+from . import Error, Request, Response, WebSocket, library_version, serve
 
 DEFAULT_ADDRESS = "127.0.0.1:9990"
 
-_people: Set[WebSocket] = set()
+_LOBBY = "/chat"
 
 
 async def echo(ws: WebSocket) -> None:
@@ -20,20 +21,19 @@ async def echo(ws: WebSocket) -> None:
 
 
 async def chat(ws: WebSocket) -> None:
-    _people.add(ws)
-    try:
-        async for message in ws:
-            broadcast(_people, message)
-    finally:
-        _people.remove(ws)
+    # A room is a topic.
+    room = ws.request.path if ws.request.path.startswith("/room/") else _LOBBY
+    ws.subscribe(room)
+    async for message in ws:
+        ws.server.publish(room, message)
 
 
 def chat_page(ws: WebSocket, request: Request) -> Optional[Response]:
-    if request.path == "/chat":
+    if request.path not in ("/", _LOBBY) and not re.fullmatch("/room/[^/]{1,200}", request.path):
+        return ws.respond(404, "There is nothing here.\n")
+    if request.is_websocket:
         return None
-    if request.path == "/":
-        return Response(200, {"Content-Type": "text/html; charset=utf-8"}, _find_page().read_bytes())
-    return ws.respond(404, "There is nothing here.\n")
+    return Response(200, {"Content-Type": "text/html; charset=utf-8"}, _find_page().read_bytes())
 
 
 def _find_page() -> Path:

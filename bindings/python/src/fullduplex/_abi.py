@@ -22,17 +22,19 @@ ABI = 0
 NTS = ctypes.c_size_t(-1).value
 
 TEXT, BINARY = 1, 2
-F_COMPRESS, F_NO_COMPRESS, F_MORE = 1, 2, 4
+F_COMPRESS, F_NO_COMPRESS, F_MORE, F_SKIP_SENDER = 1, 2, 4, 0x20
 
 EV_UPGRADE, EV_OPEN, EV_MESSAGE, EV_FRAGMENT, EV_DRAIN, EV_CLOSE, EV_PING, EV_PONG, EV_HTTP = range(1, 10)
-EV_LISTENER, EV_FAULT, EV_STOPPED, EV_THREAD_START, EV_THREAD_STOP = range(12, 17)
+EV_TOPIC, EV_BACKPLANE, EV_LISTENER, EV_FAULT, EV_STOPPED, EV_THREAD_START, EV_THREAD_STOP = range(10, 17)
 EVF_FIN, EVF_BINARY = 1, 2
+TOPIC_JOINED, TOPIC_LEFT = 1, 2
+BP_UP, BP_DOWN, BP_GAP = 1, 2, 3
 
 CLOSED_BY_PEER, CLOSED_BY_HOST, CLOSED_BY_TIMEOUT, CLOSED_BY_LIMIT = 1, 2, 3, 4
 CLOSED_BY_PROTOCOL, CLOSED_BY_NETWORK, CLOSED_BY_SHUTDOWN = 5, 6, 7
 
 OPTION_LIVE = 1
-ROUTE_STREAM, ROUTE_HTTP, ROUTE_UPGRADE, ROUTE_OTHER = 1, 2, 4, 8
+ROUTE_STREAM, ROUTE_HTTP, ROUTE_UPGRADE, ROUTE_OTHER, ROUTE_TOPIC = 1, 2, 4, 8, 0x10
 CI_TLS, CI_DEFLATE = 1, 2
 
 OK, HIGH_WATER, ALREADY = 0, 1, 2
@@ -91,6 +93,8 @@ class Event(Structure):
 EVENT_FN: Any = CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
 DROP_FN: Any = CFUNCTYPE(None, c_void_p)
 LOG_FN: Any = CFUNCTYPE(None, c_void_p, c_int32, c_uint64, c_char_p, c_void_p, c_size_t)
+BACKPLANE_PUBLISH_FN: Any = CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t)
+BACKPLANE_CHANNEL_FN: Any = CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_size_t)
 
 
 class Handlers(Structure):
@@ -125,6 +129,19 @@ class BatchView(Structure):
     _fields_ = [
         ("struct_size", c_uint32), ("reserved", c_uint32), ("events", c_void_p), ("count", c_size_t), ("stride", c_size_t),
         ("block", c_void_p), ("block_len", c_size_t), ("batch", c_void_p),
+    ]
+
+
+class PublishResult(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32), ("reserved", c_uint32), ("queued", c_uint64), ("high_water", c_uint64), ("dropped", c_uint64),
+    ]
+
+
+class Backplane(Structure):
+    _fields_ = [
+        ("struct_size", c_uint32), ("reserved", c_uint32), ("user_data", c_void_p), ("drop", DROP_FN),
+        ("publish", BACKPLANE_PUBLISH_FN), ("subscribe", BACKPLANE_CHANNEL_FN), ("unsubscribe", BACKPLANE_CHANNEL_FN),
     ]
 
 
@@ -254,6 +271,14 @@ fdx_msg_new = _quick("fdx_msg_new", c_void_p, c_uint32, c_char_p, c_size_t)
 fdx_msg_unref = _quick("fdx_msg_unref", None, c_void_p)
 fdx_send_msg = _quick(
     "fdx_send_msg", c_int32, c_void_p, POINTER(c_uint64), c_size_t, c_void_p, c_uint32, _status_p)
+fdx_subscribe = _quick("fdx_subscribe", c_int32, c_void_p, c_uint64, c_char_p, c_size_t)
+fdx_unsubscribe = _quick("fdx_unsubscribe", c_int32, c_void_p, c_uint64, c_char_p, c_size_t)
+fdx_publish = _quick(
+    "fdx_publish", c_int32, c_void_p, c_char_p, c_size_t, c_void_p, c_uint32, c_uint64, POINTER(PublishResult))
+fdx_topic_count = _quick("fdx_topic_count", c_int32, c_void_p, c_char_p, c_size_t, POINTER(c_uint64))
+fdx_config_backplane = _quick("fdx_config_backplane", c_int32, c_void_p, POINTER(Backplane), _error_p)
+fdx_backplane_deliver = _quick("fdx_backplane_deliver", c_int32, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t)
+fdx_backplane_state = _quick("fdx_backplane_state", c_int32, c_void_p, c_int32)
 fdx_close = _quick("fdx_close", c_int32, c_void_p, c_uint64, c_uint16, c_char_p, c_size_t)
 fdx_abort = _quick("fdx_abort", c_int32, c_void_p, c_uint64)
 fdx_pause = _quick("fdx_pause", c_int32, c_void_p, c_uint64)

@@ -115,6 +115,10 @@ class Config:
         error = _abi.sized(_abi.Error)
         check(_abi.fdx_config_route(self._pointer, pattern.encode(), 0, ctypes.byref(handlers), ctypes.byref(error)), error)
 
+    def backplane(self, calls: Any) -> None:
+        error = _abi.sized(_abi.Error)
+        check(_abi.fdx_config_backplane(self._pointer, ctypes.byref(calls), ctypes.byref(error)), error)
+
     def new_server(self) -> int:
         error, server = _abi.sized(_abi.Error), ctypes.c_void_p()
         check(_abi.fdx_server_new(self._pointer, ctypes.byref(server), ctypes.byref(error)), error)

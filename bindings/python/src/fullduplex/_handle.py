@@ -1,7 +1,8 @@
 """A server of the library and a connection of it: what both faces have below them."""
 
 import ctypes
-from typing import Any, Dict, Generic, List, Mapping, Optional, Tuple, TypeVar, Union
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Generic, Iterator, List, Mapping, NamedTuple, Optional, Tuple, TypeVar, Union
 
 from . import _abi, _log
 from ._call import read_text
@@ -10,6 +11,19 @@ from .exceptions import check, check_or
 from .http import Request
 
 Message = Union[str, bytes, bytearray, memoryview]
+#: A name of 1 to 255 bytes. That of a str is UTF-8; a lone surrogate in it stands for a byte that is none.
+Topic = Union[str, bytes]
+
+
+class Published(NamedTuple):
+    """What became of a message for a topic; each of its subscribers in this process counts once."""
+
+    #: It is on its way to so many,
+    queued: int
+    #: to so many that do not keep up,
+    high_water: int
+    #: and so many miss it: they have `send.limit` bytes waiting, or no binary messages.
+    dropped: int
 
 
 class Handle:
@@ -89,6 +103,38 @@ class Handle:
     def metrics(self) -> str:
         return read_text(_abi.fdx_metrics_text, self.pointer)
 
+    def publish(
+        self, topic: Topic, message: Message, exclude: Optional["BaseConnection"], compress: Optional[bool],
+    ) -> Published:
+        name = name_of_topic(topic)
+        flags = 0 if compress is None else _abi.F_COMPRESS if compress else _abi.F_NO_COMPRESS
+        sender = 0
+        if exclude is not None:
+            flags |= _abi.F_SKIP_SENDER
+            sender = exclude.id
+        result = _abi.sized(_abi.PublishResult)
+        with shared(message) as pointer:
+            if self.pointer is not None:
+                check_or(_abi.E_STOPPED, _abi.fdx_publish(
+                    self.pointer, name, len(name), pointer, flags, sender, ctypes.byref(result)))
+        return Published(result.queued, result.high_water, result.dropped)
+
+    def topic_count(self, topic: Topic) -> int:
+        name, count = name_of_topic(topic), ctypes.c_uint64()
+        if self.pointer is not None:
+            check_or(_abi.E_STOPPED, _abi.fdx_topic_count(self.pointer, name, len(name), ctypes.byref(count)))
+        return count.value
+
+    def deliver(self, channel: bytes, envelope: bytes) -> None:
+        if self.pointer is not None:
+            check_or(_abi.E_STOPPED, _abi.fdx_backplane_deliver(self.pointer, channel, len(channel), envelope, len(envelope)))
+
+    def backplane_state(self, state: str) -> None:
+        if state not in _STATES:
+            raise ValueError(f"a backplane is up or down, or had a gap, not {state!r}")
+        if self.pointer is not None:
+            check_or(_abi.E_STOPPED, _abi.fdx_backplane_state(self.pointer, _STATES[state]))
+
 
 class BaseServer:
     """What can be asked and changed while a server runs."""
@@ -117,6 +163,29 @@ class BaseServer:
         """Shows another certificate from now on; both in PEM. `name` is whom it is shown for, if not
         for the names in it."""
         self._handle.set_certificate(certificate, key, name)
+
+    def publish(
+        self, topic: Topic, message: Message, *, exclude: Optional["BaseConnection"] = None, compress: Optional[bool] = None,
+    ) -> Published:
+        """Sends one message to the subscribers of a topic, on this server and, with a `backplane`,
+        on all others. It waits for nobody. `exclude` does not get it: who said it, say. `compress`
+        makes sure that it is compressed, or that it is not."""
+        return self._handle.publish(topic, message, exclude, compress)
+
+    def topic_count(self, topic: Topic) -> int:
+        """How many connections of this server are in a topic."""
+        return self._handle.topic_count(topic)
+
+    def deliver(self, channel: bytes, envelope: bytes) -> None:
+        """What a `Backplane` of yours has received, on any thread. What this server has published
+        itself, and what came before, does nothing."""
+        self._handle.deliver(channel, envelope)
+
+    def backplane_state(self, state: str) -> None:
+        """A `Backplane` of yours is "down", "up" again, or had a "gap"; on any thread. It begins up.
+        While it is down, what is published waits, up to `backplane_limit` bytes. When it is up again
+        every channel is subscribed anew, then what waits is published."""
+        self._handle.backplane_state(state)
 
     def stats(self) -> Dict[str, int]:
         """The library's sums."""
@@ -156,6 +225,19 @@ class BaseConnection:
             self.remote_address = info.remote_addr.decode(), info.remote_port
             self.is_secure = bool(info.flags & _abi.CI_TLS)
             self.version = info.version
+
+    def subscribe(self, topic: Topic) -> bool:
+        """From now on it gets what is published to a topic, until it leaves it or closes. False if
+        it is in it already, or is gone."""
+        return self._change(_abi.fdx_subscribe, topic)
+
+    def unsubscribe(self, topic: Topic) -> bool:
+        """Leaves a topic. False if it is not in it, or is gone."""
+        return self._change(_abi.fdx_unsubscribe, topic)
+
+    def _change(self, function: Callable[..., int], topic: Topic) -> bool:
+        name = name_of_topic(topic)
+        return self._handle.pointer is not None and check_gone(function(self._handle.pointer, self.id, name, len(name))) == _abi.OK
 
     def info(self) -> Dict[str, Any]:
         """The library's figures for it: bytes and messages in and out, what is queued, the last
@@ -219,6 +301,30 @@ def encode(message: Message) -> Tuple[int, bytes]:
     raise TypeError(f"a message is str or bytes-like, not {type(message).__name__}")
 
 
+@contextmanager
+def shared(message: Message) -> Iterator[int]:
+    """The library's, for many."""
+    kind, payload = encode(message)
+    pointer = _abi.fdx_msg_new(kind, payload, len(payload))
+    if not pointer:
+        raise MemoryError
+    try:
+        yield pointer
+    finally:
+        _abi.fdx_msg_unref(pointer)
+
+
+def name_of_topic(topic: Topic) -> bytes:
+    name = topic.encode(errors="surrogateescape") if isinstance(topic, str) else topic
+    if not 1 <= len(name) <= TOPIC_BYTES_MAX:
+        raise ValueError(f"the name of a topic has 1 to {TOPIC_BYTES_MAX} bytes, not {len(name)}")
+    return name
+
+
+def topic_of_name(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
+
+
 def close_reason(code: int, reason: str) -> bytes:
     """Checked before anything is sent: what is wrong with it is the caller's mistake."""
     text = reason.encode()
@@ -236,17 +342,17 @@ def check_gone(status: int) -> int:
 
 def send_to_many(handle: Handle, conns: List[int], message: Message) -> Tuple[int, Any]:
     """The worst status and each one's."""
-    kind, payload = encode(message)
-    shared = _abi.fdx_msg_new(kind, payload, len(payload))
-    if not shared:
-        raise MemoryError
-    try:
+    with shared(message) as pointer:
         count = len(conns)
         results = (ctypes.c_int32 * count)()
-        status = _abi.fdx_send_msg(handle.pointer, (ctypes.c_uint64 * count)(*conns), count, shared, 0, results)
+        status = _abi.fdx_send_msg(handle.pointer, (ctypes.c_uint64 * count)(*conns), count, pointer, 0, results)
         return status, results
-    finally:
-        _abi.fdx_msg_unref(shared)
+
+
+TOPIC_BYTES_MAX = 255
+_STATES = {"up": _abi.BP_UP, "down": _abi.BP_DOWN, "gap": _abi.BP_GAP}
+#: What `on_backplane` is told.
+NEWS = {code: news for news, code in _STATES.items()}
 
 
 def _with_port(address: str, port: int) -> str:

@@ -18,12 +18,16 @@ import warnings
 from collections import deque
 from types import TracebackType
 from typing import (
-    Any, Awaitable, Callable, Deque, Dict, Generator, Iterable, Iterator, List, Optional, Set, Tuple, Type, Union,
+    Any, Awaitable, Callable, Deque, Dict, Generator, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple, Type, Union,
 )
 
 from . import _abi
+from ._backplane import Attached, Backplane, OnLoop, split
 from ._config import Config, Host, addresses
-from ._handle import BaseConnection, BaseServer, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
+from ._handle import (
+    NEWS, BaseConnection, BaseServer, Handle, Message, Newcomers, Published, Topic, check_gone, close_reason, encode, send_to_many,
+    topic_of_name,
+)
 from ._log import logger
 from ._waiting import Waiters, Wakeup
 from .exceptions import (
@@ -34,6 +38,8 @@ from .http import FAILED, NO_WEBSOCKET, Decision, Request, Response, decide, rep
 Data = Union[str, bytes]
 Handler = Callable[["WebSocket"], Awaitable[Any]]
 ProcessRequest = Callable[["WebSocket", Request], Union[Decision, Awaitable[Decision]]]
+OnTopic = Callable[["WebSocket", str, int], object]
+OnBackplane = Callable[[str, str], object]
 
 # A batch of more would hold up the loop's other work.
 BATCH_EVENTS_MAX = 1024
@@ -50,6 +56,9 @@ OUTBOX_BYTES_MAX = 1 << 16
 COUNTED_LENGTH = 4096
 QUEUE_LENGTH_MAX = 1 << 20
 
+# So long may a backplane of the program's take to publish what is left at the end.
+BACKPLANE_END_SECONDS = 2.0
+
 # The versions that have no binary messages.
 _TEXT_ONLY = (75, 76)
 # In the one loop that every message passes a global is quicker than an attribute.
@@ -57,6 +66,15 @@ _MESSAGE, _IS_BINARY, _TEXT, _BINARY = _abi.EV_MESSAGE, _abi.EVF_BINARY, _abi.TE
 
 _RECORDS: List[Callable[..., bytes]] = [struct.Struct(f"@QII{length}s{-length % 8}x").pack for length in range(SMALL_BYTES)]
 _PADDING = [b"\0" * (-length % 8) for length in range(8)]
+
+
+class Hooks(NamedTuple):
+    """What a program wants to be asked or told."""
+
+    process_request: Optional[ProcessRequest]
+    on_join: Optional[OnTopic]
+    on_leave: Optional[OnTopic]
+    on_backplane: Optional[OnBackplane]
 
 
 class serve:
@@ -74,6 +92,11 @@ class serve:
     `origins` and `subprotocols` are lists. `max_queue` messages of a connection wait for its
     handler at most; above it the peer is not read. Every option of the library is a keyword:
     `max_message=1 << 20, ping_interval=10, send_limit="4m", tls_cert="cert.pem", ...`.
+
+    on_join(ws, topic, members) and on_leave(ws, topic, members) tell who comes into a topic and who
+    leaves it, and how many connections of this server are in it then. `backplane` is the address of
+    a Redis, or a `Backplane` of yours; on_backplane(news, why) tells that it is "up", "down", or had
+    a "gap". All three are functions or coroutines.
     """
 
     def __init__(
@@ -84,6 +107,10 @@ class serve:
         *,
         listen: Union[None, str, Iterable[str]] = None,
         process_request: Optional[ProcessRequest] = None,
+        on_join: Optional[OnTopic] = None,
+        on_leave: Optional[OnTopic] = None,
+        on_backplane: Optional[OnBackplane] = None,
+        backplane: Union[None, str, Backplane] = None,
         origins: Optional[Iterable[Optional[str]]] = None,
         subprotocols: Optional[Iterable[str]] = None,
         max_queue: int = 256,
@@ -93,14 +120,19 @@ class serve:
             options["origins"] = origins
         if subprotocols is not None:
             options["protocols"] = subprotocols
-        self._handler, self._process_request, self._max_queue = handler, process_request, max_queue
+        address, self._backplane = split(backplane)
+        if address is not None:
+            options["backplane"] = address
+        self._handler, self._max_queue = handler, max_queue
+        self._hooks = Hooks(process_request, on_join, on_leave, on_backplane)
         self._listen = addresses(host, port, listen, "tls_cert" in options)
         self._options = options
         self._server: Optional[AsyncServer] = None
 
     async def _begin(self) -> AsyncServer:
         server = AsyncServer(
-            asyncio.get_running_loop(), self._handler, self._process_request, self._max_queue, self._listen, dict(self._options))
+            asyncio.get_running_loop(), self._handler, self._hooks, self._backplane, self._max_queue, self._listen,
+            dict(self._options))
         try:
             server._start()
         except BaseException:
@@ -174,6 +206,10 @@ class WebSocket(BaseConnection):
         self._drained = Waiters(server._loop)
         self._ended = Waiters(server._loop)
         self._pongs: Dict[bytes, Tuple[asyncio.Future[float], float]] = {}
+
+    @property
+    def server(self) -> AsyncServer:
+        return self._server
 
     # -- receiving ---------------------------------------------------------------------------------
 
@@ -379,12 +415,13 @@ class AsyncServer(BaseServer):
     """A server that runs; `serve` makes it."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, handler: Handler, process_request: Optional[ProcessRequest], max_queue: int,
+        self, loop: asyncio.AbstractEventLoop, handler: Handler, hooks: Hooks, backplane: Optional[Backplane], max_queue: int,
         listen: List[str], options: Dict[str, object],
     ) -> None:
         self._loop = loop
         self._handler = handler
-        self._process_request = process_request
+        self._hooks = hooks
+        self._backplane = None if backplane is None else OnLoop(loop, backplane)
         self._queue_max = max_queue
         self._connections: Dict[int, WebSocket] = {}
         self._newcomers: Newcomers[WebSocket] = Newcomers()
@@ -419,10 +456,15 @@ class AsyncServer(BaseServer):
             config.set("queues", "1")
             handlers = _abi.sized(_abi.Handlers)
             handlers.flags = _abi.ROUTE_OTHER
-            if process_request is not None:
+            if hooks.process_request is not None:
                 handlers.flags |= _abi.ROUTE_UPGRADE | _abi.ROUTE_HTTP
+            if hooks.on_join is not None or hooks.on_leave is not None:
+                handlers.flags |= _abi.ROUTE_TOPIC
             config.route("/*", handlers)
+            attached = None if self._backplane is None else Attached(config, self._backplane)
             self._handle = Handle(config, listen)
+            if attached is not None:
+                attached.handle = self._handle
         self._set_limits()
 
     def _set_limits(self) -> None:
@@ -452,6 +494,13 @@ class AsyncServer(BaseServer):
         """Changes options while it runs: those that the option table marks as live."""
         super().set(**options)
         self._set_limits()
+
+    def publish(
+        self, topic: Topic, message: Message, *, exclude: Optional[BaseConnection] = None, compress: Optional[bool] = None,
+    ) -> Published:
+        # Behind what was sent before.
+        self._flush()
+        return super().publish(topic, message, exclude=exclude, compress=compress)
 
     def close(self, code: int = 1001, reason: str = "", *, deadline: float = 5.0, spread: float = 0.0) -> None:
         """Begins to stop: nobody comes in any more, every connection is closed, over `spread`
@@ -491,6 +540,8 @@ class AsyncServer(BaseServer):
         if handle is not None and handle.pointer is not None:
             if self._reads_fd is not None:
                 warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self)
+            if self._backplane is not None:
+                self._backplane.close()
             handle.free()
 
     def __repr__(self) -> str:
@@ -611,6 +662,14 @@ class AsyncServer(BaseServer):
             pong = ws._pongs.pop(_abi.bytes_at(data, length) if length else b"", None) if ws is not None else None
             if pong is not None and not pong[0].done():
                 pong[0].set_result(time.perf_counter() - pong[1])
+        elif kind == _abi.EV_TOPIC:
+            ws = self._connections.get(conn)
+            on_topic = self._hooks.on_join if code == _abi.TOPIC_JOINED else self._hooks.on_leave
+            if ws is not None and on_topic is not None:
+                self._tell(on_topic, ws, topic_of_name(_abi.bytes_at(data, length)), arg)
+        elif kind == _abi.EV_BACKPLANE:
+            if self._hooks.on_backplane is not None:
+                self._tell(self._hooks.on_backplane, NEWS[code], _abi.text_at(data, length))
         elif kind == _abi.EV_UPGRADE:
             self._decide(conn)
         elif kind == _abi.EV_HTTP:
@@ -635,15 +694,25 @@ class AsyncServer(BaseServer):
 
     def _stopped(self) -> None:
         self._stop_reading()
-        self._is_closing = self._is_stopped = True
+        self._is_closing = True
         # None, unless an interrupted batch lost a CLOSE.
         for ws in list(self._connections.values()):
             ws._end(1006, "", "shutdown")
             self._ready.append(ws)
         self._connections.clear()
-        # Its threads have nothing left to do but to end.
-        self._handle.wait()
-        self._handle.free()
+        if self._backplane is None:
+            # Its threads have nothing left to do but to end.
+            self._end()
+        else:
+            # One of them may still have calls for this loop.
+            self._loop.run_in_executor(None, self._handle.wait).add_done_callback(self._end)
+            self._loop.call_later(BACKPLANE_END_SECONDS, self._backplane.close)
+
+    def _end(self, _: object = None) -> None:
+        if self._handle.pointer is not None:
+            self._handle.wait()
+            self._handle.free()
+        self._is_stopped = True
         self._stopping.wake()
 
     # -- requests ----------------------------------------------------------------------------------
@@ -660,9 +729,10 @@ class AsyncServer(BaseServer):
 
     def _answer(self, ws: WebSocket, give: Callable[[WebSocket, Decision], None]) -> None:
         """Asks `process_request` and gives its answer, at once or when it has been awaited."""
-        assert self._process_request is not None
+        process_request = self._hooks.process_request
+        assert process_request is not None
         try:
-            decision = self._process_request(ws, ws.request)
+            decision = process_request(ws, ws.request)
             if inspect.isawaitable(decision):
                 self._spawn(self._answer_later(ws, decision, give))
             else:
@@ -693,6 +763,24 @@ class AsyncServer(BaseServer):
         # Who would have been let in wanted no WebSocket.
         response = decision if isinstance(decision, Response) else NO_WEBSOCKET
         check_gone(reply(self._handle.pointer, ws.id, response))
+
+    # -- what is told ------------------------------------------------------------------------------
+
+    def _tell(self, hook: Callable[..., object], *arguments: object) -> None:
+        try:
+            result = hook(*arguments)
+            if inspect.isawaitable(result):
+                self._spawn(self._tell_later(hook, result))
+        except Exception:
+            _log_failed_hook(hook)
+
+    async def _tell_later(self, hook: Callable[..., object], result: Awaitable[object]) -> None:
+        try:
+            await result
+        except ConnectionClosed:
+            pass  # whom it was about has gone
+        except Exception:
+            _log_failed_hook(hook)
 
     # -- handlers ----------------------------------------------------------------------------------
 
@@ -755,3 +843,7 @@ class AsyncServer(BaseServer):
                     # What was promised to be sent can't be.
                     logger.error("cut connection %d, whose message was not taken: %s", conn, error)
                     ws.abort()
+
+
+def _log_failed_hook(hook: Callable[..., object]) -> None:
+    logger.error("%s failed", getattr(hook, "__name__", hook), exc_info=True)

@@ -52,16 +52,18 @@ class Headers(Mapping[str, str]):
 class Request:
     """The request that a connection began with, or a plain one."""
 
-    __slots__ = ("method", "path", "query", "body", "_head", "_headers")
+    __slots__ = ("method", "path", "query", "body", "is_websocket", "_head", "_headers")
 
-    def __init__(self, method: str, path: str, query: str, head: str, body: bytes = b"") -> None:
+    def __init__(self, method: str, path: str, query: str, head: str, body: Optional[bytes] = None) -> None:
         self.method = method
+        #: Does it ask for a WebSocket? Else it is a plain one.
+        self.is_websocket = body is None
         #: Without the query, as it was sent.
         self.path = path
         #: What stands behind the question mark, as it was sent.
         self.query = query
         #: Of a plain request.
-        self.body = body
+        self.body = body or b""
         self._head = head
         self._headers: Optional[Headers] = None
 
@@ -74,7 +76,7 @@ class Request:
             read_text(_abi.fdx_request_get, server, conn, b":path"),
             read_text(_abi.fdx_request_get, server, conn, b":query"),
             read_text(_abi.fdx_request_headers, server, conn),
-            body or b"",
+            body,
         )
 
     @property

@@ -14,8 +14,11 @@ import weakref
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Union
 
 from . import _abi
+from ._backplane import Attached, Backplane, has_coroutines, split
 from ._config import Config, Host, addresses
-from ._handle import BaseConnection, BaseServer, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many
+from ._handle import (
+    NEWS, BaseConnection, BaseServer, Handle, Message, Newcomers, check_gone, close_reason, encode, send_to_many, topic_of_name,
+)
 from ._log import logger
 from .exceptions import check, check_or
 from .http import FAILED, NO_WEBSOCKET, Accept, Decision, Request, Response, decide, reply
@@ -84,14 +87,18 @@ class Connection(BaseConnection):
 class Event(NamedTuple):
     """One event of `Server.poll`."""
 
-    #: "upgrade", "open", "message", "drain", "pong", "http" or "close"
+    #: "upgrade", "open", "message", "drain", "pong", "join", "leave", "http", "close" or "backplane"
     type: str
+    #: Of a "backplane" it is nobody's: its `id` is 0.
     connection: Connection
-    #: Of a message, or of a pong.
+    #: Of a message, or of a pong. The topic of a "join" or "leave". Of a "backplane": "up", "down" or "gap".
     data: Union[str, bytes] = b""
     #: Of a close.
     code: int = 0
+    #: Of a close, or of a "backplane".
     reason: str = ""
+    #: How many connections of this server are in the topic now.
+    members: int = 0
 
 
 OnOpen = Callable[[Connection], object]
@@ -100,6 +107,8 @@ OnClose = Callable[[Connection, int, str], object]
 OnUpgrade = Callable[[Connection], Decision]
 OnHttp = Callable[[Request], Response]
 OnPong = Callable[[Connection, bytes], object]
+OnTopic = Callable[[Connection, str, int], object]
+OnBackplane = Callable[[str, str], object]
 
 # A server that runs is kept, whether the program does so or not.
 _running: "Set[Server]" = set()
@@ -120,13 +129,18 @@ class Server(BaseServer):
             server.serve_forever()
 
     on_open(connection), on_message(connection, message), on_close(connection, code, reason),
-    on_drain(connection) and on_pong(connection, payload) are called on a thread of the library.
+    on_drain(connection), on_pong(connection, payload), on_join(connection, topic, members) and
+    on_leave(connection, topic, members), which is how many of this server are in the topic then, and
+    on_backplane(news, why), "up", "down" or "gap", are called on a thread of the library.
     on_upgrade(connection) decides on a request before it opens: None or an `Accept` lets it in, a
     `Response` refuses it. on_http(request) answers plain requests with a `Response`. An exception
     in a callback is logged and closes that connection with 1011.
 
     With `dispatch="queue"` nothing is called: the program takes events with `poll`. `wants` names
-    those that it wants beside "open", "message", "drain" and "close": "upgrade", "http", "pong".
+    those that it wants beside "open", "message", "drain" and "close": "upgrade", "http", "pong",
+    "topic" ("join" and "leave"), "backplane".
+
+    `backplane` is an address, such as "redis://127.0.0.1:6379", or a `Backplane` of yours.
     """
 
     def __init__(
@@ -141,15 +155,25 @@ class Server(BaseServer):
         on_drain: Optional[OnOpen] = None,
         on_http: Optional[OnHttp] = None,
         on_pong: Optional[OnPong] = None,
+        on_join: Optional[OnTopic] = None,
+        on_leave: Optional[OnTopic] = None,
+        on_backplane: Optional[OnBackplane] = None,
         listen: Union[None, str, Iterable[str]] = None,
         subprotocols: Optional[Iterable[str]] = None,
         dispatch: str = "io",
         wants: Iterable[str] = (),
+        backplane: Union[None, str, Backplane] = None,
         **options: object,
     ) -> None:
         listening = addresses(host, port, listen, "tls_cert" in options)
         if subprotocols is not None:
             options["protocols"] = subprotocols
+        address, own_backplane = split(backplane)
+        if address is not None:
+            options["backplane"] = address
+        if own_backplane is not None and has_coroutines(own_backplane):
+            raise TypeError("the calls of this backplane are coroutines: they need `serve`, which has a loop")
+        asked_for = set(wants)
         self._connections: Dict[int, Connection] = {}
         self._newcomers: Newcomers[Connection] = Newcomers()
         self._is_started = False
@@ -157,14 +181,19 @@ class Server(BaseServer):
         self._is_polled = dispatch == "queue"
         self._on_open, self._on_message, self._on_close = on_open, on_message, on_close
         self._on_upgrade, self._on_drain, self._on_http, self._on_pong = on_upgrade, on_drain, on_http, on_pong
+        self._on_join, self._on_leave, self._on_backplane = on_join, on_leave, on_backplane
+        self._tells_news = on_backplane is not None or "backplane" in asked_for
         self._stride = ctypes.sizeof(_abi.Event)
         self._unpack = _abi.event_unpacker(self._stride).unpack
         with Config() as config:
             config.set_all(options, listening)
             if self._is_polled:
                 config.set("dispatch", "queue")
-            self._add_route(config, set(wants))
+            self._add_route(config, asked_for)
+            attached = None if own_backplane is None else Attached(config, own_backplane)
             self._handle = Handle(config, listening)
+            if attached is not None:
+                attached.handle = self._handle
         self._pid = os.getpid()
 
     # -- starting and stopping ---------------------------------------------------------------------
@@ -248,10 +277,12 @@ class Server(BaseServer):
 
     # -- callbacks ---------------------------------------------------------------------------------
 
-    def _add_route(self, config: Config, wants: Any) -> None:
+    def _add_route(self, config: Config, wants: Set[str]) -> None:
         handlers = _abi.sized(_abi.Handlers)
         if self._on_http is not None or "http" in wants:
             handlers.flags |= _abi.ROUTE_HTTP
+        if self._on_join is not None or self._on_leave is not None or "topic" in wants:
+            handlers.flags |= _abi.ROUTE_TOPIC
         if self._is_polled:
             if "upgrade" in wants:
                 handlers.flags |= _abi.ROUTE_UPGRADE
@@ -282,7 +313,7 @@ class Server(BaseServer):
         self._on_message(connection, message)  # type: ignore[misc]
 
     def _other(self, kind: int, flags: int, conn: int, data: int, length: int, code: int, arg: int) -> None:
-        event = self._event(kind, flags, conn, data, length, code)
+        event = self._event(kind, flags, conn, data, length, code, arg)
         if event is None:
             return
         if kind == _abi.EV_OPEN:
@@ -297,6 +328,12 @@ class Server(BaseServer):
         elif kind == _abi.EV_PONG:
             if self._on_pong is not None:
                 self._on_pong(event.connection, event.data)  # type: ignore[arg-type]
+        elif kind == _abi.EV_TOPIC:
+            on_topic = self._on_join if code == _abi.TOPIC_JOINED else self._on_leave
+            if on_topic is not None:
+                on_topic(event.connection, event.data, event.members)  # type: ignore[arg-type]
+        elif kind == _abi.EV_BACKPLANE:
+            self._on_backplane(event.data, event.reason)  # type: ignore[arg-type, misc]
         elif kind == _abi.EV_UPGRADE:
             check_gone(decide(self._handle.pointer, conn, self._on_upgrade(event.connection)))  # type: ignore[misc]
         elif kind == _abi.EV_HTTP:
@@ -311,10 +348,10 @@ class Server(BaseServer):
             decide(server, conn, FAILED)
         elif kind == _abi.EV_HTTP:
             reply(server, conn, FAILED)
-        else:
+        elif conn:
             _abi.fdx_close(server, conn, 1011, None, 0)
 
-    def _event(self, kind: int, flags: int, conn: int, data: int, length: int, code: int) -> Optional[Event]:
+    def _event(self, kind: int, flags: int, conn: int, data: int, length: int, code: int, arg: int) -> Optional[Event]:
         """What an event of the library is to a program; None: nothing."""
         if kind == _abi.EV_MESSAGE:
             message = _abi.bytes_at(data, length) if flags & _abi.EVF_BINARY else _abi.text_at(data, length)
@@ -331,6 +368,11 @@ class Server(BaseServer):
             return Event("drain", self._connections[conn])
         if kind == _abi.EV_PONG:
             return Event("pong", self._connections[conn], _abi.bytes_at(data, length) if length else b"")
+        if kind == _abi.EV_TOPIC:
+            what = "join" if code == _abi.TOPIC_JOINED else "leave"
+            return Event(what, self._connections[conn], topic_of_name(_abi.bytes_at(data, length)), members=arg)
+        if kind == _abi.EV_BACKPLANE and self._tells_news:
+            return Event("backplane", Connection(self._handle, 0), NEWS[code], reason=_abi.text_at(data, length))
         if kind == _abi.EV_UPGRADE:
             asking = self._new_connection(conn)
             self._newcomers.add(asking)
@@ -395,8 +437,8 @@ class Server(BaseServer):
             tuples = list(_abi.event_unpacker(view.stride).iter_unpack(
                 _abi.bytes_at(view.events, view.count * view.stride)))
             found = []
-            for kind, flags, conn, data, length, code, _arg in tuples:
-                event = self._event(kind, flags, conn, data, length, code)
+            for event_tuple in tuples:
+                event = self._event(*event_tuple)
                 if event is not None:
                     found.append(event)
             return found

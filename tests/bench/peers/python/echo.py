@@ -1,6 +1,7 @@
 """An echo server with each of Python's WebSocket libraries, to measure ours against.
 
     python echo.py websockets|picows|aiohttp|socketify [--listen 127.0.0.1:0] [--loop uvloop|asyncio]
+    python echo.py socketify --topic     says to everybody what anybody says
 
 Each has what its authors recommend for speed: no compression, no access log, a message as bytes where there is a choice;
 picows its own core interface, not the one that it shares with websockets. socketify brings its own loop.
@@ -61,14 +62,21 @@ async def aiohttp(host, port):
     return runner.addresses[0][1]
 
 
-def socketify(host, port):
+def socketify(host, port, with_topic):
     from socketify import App, AppListenOptions
 
     def echo(socket, message, opcode):
         socket.send(message, opcode)
 
+    def join(socket):
+        socket.subscribe("room")
+
+    def publish(socket, message, opcode):
+        application.publish("room", message, opcode)
+
     application = App()
-    application.ws("/*", {"message": echo, "compression": 0, "max_payload_length": 16 << 20})
+    behaviour = {"open": join, "message": publish} if with_topic else {"message": echo}
+    application.ws("/*", {**behaviour, "compression": 0, "max_payload_length": 16 << 20})
     application.listen(AppListenOptions(port=port, host=host), lambda config: announce(host, config.port))
     application.run()
 
@@ -88,12 +96,13 @@ def main():
     parser.add_argument("library", choices=libraries)
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
+    parser.add_argument("--topic", action="store_true", help="socketify only")
     options = parser.parse_args()
     host, port = options.listen.rsplit(":", 1)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     library = libraries[options.library]
     if library is socketify:
-        socketify(host, int(port))
+        socketify(host, int(port), options.topic)
     elif options.loop == "uvloop":
         import uvloop
 
