@@ -78,6 +78,8 @@ pub enum Undelivered {
     OtherPrefix,
     /// This server's backplane is not the embedder's.
     NotCustom,
+    /// There is nobody yet to deliver to.
+    NotStarted,
     Stopped,
 }
 
@@ -101,46 +103,22 @@ impl Backplane {
         Self { shared: Shared::new(options, true), redis: None }
     }
 
-    /// Begins. `carrier` is the embedder's, for a custom backplane. The thread does what it does inside
-    /// of `host`. The error says which option to look at.
-    pub fn start(
-        &self,
-        inlet: Weak<dyn Inlet>,
-        carrier: Option<Box<dyn Carrier>>,
-        host: impl FnOnce(&mut dyn FnMut()) + Send + 'static,
-    ) -> Result<JoinHandle<()>, StartError> {
-        let _ = self.shared.inlet.set(inlet);
-        match &self.redis {
+    /// Looks at all that can be wrong before anything is begun. `carrier` is the embedder's, for a
+    /// custom backplane.
+    pub fn prepare(&self, carrier: Option<Box<dyn Carrier>>) -> Result<Prepared, StartError> {
+        let shared = &self.shared;
+        let (name, run): (_, Box<dyn FnOnce() + Send>) = match &self.redis {
             Some(options) => {
-                let courier = redis::Courier::new(self.shared.clone(), options)?;
-                self.spawn("fullduplex-redis", move || courier.run(), host)
+                let courier = redis::Courier::new(shared.clone(), options)?;
+                ("fullduplex-redis", Box::new(move || courier.run()))
             }
             None => {
                 let carrier = carrier.ok_or(StartError::Config("no backplane was given".to_string()))?;
-                let shared = self.shared.clone();
-                self.spawn("fullduplex-backplane", move || custom::run(&shared, &*carrier), host)
+                let shared = shared.clone();
+                ("fullduplex-backplane", Box::new(move || custom::run(&shared, &*carrier)))
             }
-        }
-    }
-
-    fn spawn(
-        &self,
-        name: &str,
-        run: impl FnOnce() + Send + 'static,
-        host: impl FnOnce(&mut dyn FnMut()) + Send + 'static,
-    ) -> Result<JoinHandle<()>, StartError> {
-        let shared = self.shared.clone();
-        let mut run = Some(run);
-        let mut body = move || {
-            let Some(run) = run.take() else { return };
-            // The hook has logged it. Local delivery goes on.
-            if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                shared.tell(News::Down, "a bug of the library's ended the backplane; see the log");
-            }
-            shared.end();
         };
-        let spawned = thread::Builder::new().name(name.to_string()).spawn(move || host(&mut body));
-        spawned.map_err(StartError::Thread)
+        Ok(Prepared { shared: shared.clone(), name, run })
     }
 
     /// Never waits. From any thread.
@@ -187,13 +165,41 @@ impl Backplane {
     }
 }
 
-/// Why a backplane did not begin.
+/// A backplane about to begin.
+pub struct Prepared {
+    shared: Arc<Shared>,
+    name: &'static str,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl Prepared {
+    /// The thread does what it does inside of `host`.
+    pub fn start(
+        self,
+        inlet: Weak<dyn Inlet>,
+        host: impl FnOnce(&mut dyn FnMut()) + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let Self { shared, name, run } = self;
+        let _ = shared.inlet.set(inlet);
+        let mut run = Some(run);
+        let mut body = move || {
+            let Some(run) = run.take() else { return };
+            // The hook has logged it. Local delivery goes on.
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                shared.tell(News::Down, "a bug of the library's ended the backplane; see the log");
+            }
+            shared.end();
+        };
+        thread::Builder::new().name(name.to_string()).spawn(move || host(&mut body))
+    }
+}
+
+/// Why a backplane can't begin.
 #[derive(Debug)]
 pub enum StartError {
     Config(String),
     Tls(String),
     Io(io::Error),
-    Thread(io::Error),
 }
 
 /// What calls from any thread and the backplane's own thread share.
@@ -458,7 +464,10 @@ impl Shared {
         let topic = channel.strip_prefix(&self.prefix[..]).filter(|topic| !topic.is_empty());
         let topic = topic.ok_or(Undelivered::OtherPrefix)?;
         let envelope = Envelope::decode(bytes).map_err(Undelivered::Unreadable)?;
-        let inlet = self.inlet.get().and_then(Weak::upgrade).ok_or(Undelivered::Stopped)?;
+        if self.lock().is_over {
+            return Err(Undelivered::Stopped);
+        }
+        let inlet = self.inlet.get().and_then(Weak::upgrade).ok_or(Undelivered::NotStarted)?;
         let mut listening = self.listening();
         let verdict = listening.heard.hear(envelope.stamp);
         let Verdict::New { lost } = verdict else { return Ok(()) };

@@ -27,6 +27,7 @@ use crate::config::BackplaneOptions;
 pub(super) struct Courier {
     shared: Arc<Shared>,
     poll: Poll,
+    waker: Option<Waker>,
     servers: Vec<ConnectionInfo>,
     tls: Option<Arc<ClientConfig>>,
     words: Words,
@@ -101,7 +102,6 @@ impl Courier {
     pub fn new(shared: Arc<Shared>, options: &BackplaneOptions) -> Result<Self, StartError> {
         let poll = Poll::new().map_err(StartError::Io)?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(StartError::Io)?;
-        let _ = shared.alarm.set(Alarm::Poll(waker));
         let words = if options.sharded { Words::SHARDED } else { Words::CLASSIC };
         let is_secure = |server: &ConnectionInfo| matches!(server.addr(), ConnectionAddr::TcpTls { .. });
         let tls = options.servers.iter().any(is_secure).then(|| tls(options)).transpose()?;
@@ -119,6 +119,7 @@ impl Courier {
         let mut courier = Self {
             shared,
             poll,
+            waker: Some(waker),
             servers: options.servers.clone(),
             tls,
             words,
@@ -143,6 +144,9 @@ impl Courier {
     }
 
     pub fn run(mut self) {
+        if let Some(waker) = self.waker.take() {
+            let _ = self.shared.alarm.set(Alarm::Poll(waker));
+        }
         let mut events = Events::with_capacity(256);
         loop {
             let stop_at = self.take();

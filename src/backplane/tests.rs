@@ -86,8 +86,9 @@ fn bench(set: &[(&str, &str)]) -> Bench {
     let backplane = Backplane::custom(&options(set));
     let ((say, said), (tell, told)) = (channel(), channel());
     let inlet: Arc<dyn Inlet> = Arc::new(Told(Mutex::new(tell)));
-    let started = backplane.start(Arc::downgrade(&inlet), Some(Box::new(Notes(say))), |run| run());
-    Bench { backplane, thread: started.unwrap(), said, told, _inlet: inlet }
+    let prepared = backplane.prepare(Some(Box::new(Notes(say)))).unwrap();
+    let thread = prepared.start(Arc::downgrade(&inlet), |run| run()).unwrap();
+    Bench { backplane, thread, said, told, _inlet: inlet }
 }
 
 fn stamp(node: u8, sequence: u64, lost: u64) -> Stamp {
@@ -287,7 +288,8 @@ fn an_embedders_function_that_takes_its_time_holds_up_nobody_and_the_end_only_fo
     let ((entered, is_in), (let_go, wait)) = (channel(), channel());
     let inlet: Arc<dyn Inlet> = Arc::new(Told(Mutex::new(channel().0)));
     let carrier = Box::new(Slow(entered, wait));
-    let thread = backplane.start(Arc::downgrade(&inlet), Some(carrier), |run| run()).unwrap();
+    let thread =
+        backplane.prepare(Some(carrier)).unwrap().start(Arc::downgrade(&inlet), |run| run()).unwrap();
     for _ in 0..3 {
         backplane.publish(b"t", Kind::Binary, Wish::Plain, b"x");
     }
@@ -313,7 +315,8 @@ fn a_bug_in_what_the_thread_calls_ends_the_backplane_and_not_the_host() {
     let backplane = Backplane::custom(&options(&[]));
     let (tell, told) = channel();
     let inlet: Arc<dyn Inlet> = Arc::new(Told(Mutex::new(tell)));
-    let thread = backplane.start(Arc::downgrade(&inlet), Some(Box::new(Bug)), |run| run()).unwrap();
+    let thread =
+        backplane.prepare(Some(Box::new(Bug))).unwrap().start(Arc::downgrade(&inlet), |run| run()).unwrap();
     backplane.publish(b"t", Kind::Text, Wish::Auto, b"x");
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "Down");
     thread.join().unwrap();
