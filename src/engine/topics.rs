@@ -5,15 +5,17 @@
 //! command, in its place among all others of its thread, and from there to the shard's subscribers
 //! in turns; see `publishing`.
 //!
-//! Locks are taken in this order: subscriptions, names, group, untold; and nobody is called under one but
-//! a mailbox and the watcher.
+//! Locks are taken in this order: subscriptions, names, group, untold; and nobody is called under
+//! one but a mailbox and the watcher. They are fair now and then, as the standard library's are not: a
+//! thread that does nothing but publish must not keep a shard from its subscribers.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
 use super::Command;
@@ -176,7 +178,7 @@ impl Topic {
     }
 
     pub(super) fn group(&self, shard: usize) -> Option<MutexGuard<'_, Group>> {
-        Some(locked(self.groups.get(shard)?.get()?))
+        Some(self.groups.get(shard)?.get()?.lock())
     }
 }
 
@@ -221,7 +223,7 @@ impl Topics {
         name: &[u8],
         topics_max: usize,
     ) -> Result<Option<Change>, Misuse> {
-        let mut subscriptions = locked(&self.subscriptions[conn.shard()]);
+        let mut subscriptions = self.subscriptions[conn.shard()].lock();
         // Under this lock: who closes takes it afterwards, and leaves all.
         entry.life_of(conn).unwrap_or(Life::None).is_open()?;
         let mut names = self.stripe(name);
@@ -254,7 +256,7 @@ impl Topics {
         self.subscribers.fetch_add(1, Relaxed);
         self.note(conn, true, &change);
         let topic = change.topic.clone();
-        let index = locked(topic.groups[conn.shard()].get_or_init(Box::default)).join(conn);
+        let index = topic.groups[conn.shard()].get_or_init(Box::default).lock().join(conn);
         entry.topics.fetch_add(1, Relaxed);
         let key = (conn.slot(), topic.number, index);
         subscriptions.insert(key, Subscription { topic, has_left: false });
@@ -264,7 +266,7 @@ impl Topics {
     /// `None`: it is not in it. With a place what is still coming must be asked for by
     /// [`Command::Leave`].
     pub fn unsubscribe(&self, conn: ConnId, entry: &Entry, name: &[u8]) -> Option<(Change, Option<Place>)> {
-        let mut subscriptions = locked(&self.subscriptions[conn.shard()]);
+        let mut subscriptions = self.subscriptions[conn.shard()].lock();
         entry.life_of(conn)?;
         let topic = self.find(name)?;
         let index = place_in(&subscriptions, conn, &topic)?;
@@ -284,18 +286,18 @@ impl Topics {
     fn note(&self, conn: ConnId, joined: bool, change: &Change) {
         if let Some(untold) = &self.untold {
             let untold_change = Untold { conn, joined, change: change.clone() };
-            locked(&untold[conn.shard()]).push_back(untold_change);
+            untold[conn.shard()].lock().push_back(untold_change);
         }
     }
 
     /// Who has come and gone since the last time.
     pub(super) fn take_untold(&self, shard: usize) -> VecDeque<Untold> {
-        self.untold.as_ref().map_or_else(VecDeque::new, |untold| std::mem::take(&mut *locked(&untold[shard])))
+        self.untold.as_ref().map_or_else(VecDeque::new, |untold| std::mem::take(&mut *untold[shard].lock()))
     }
 
     /// A connection is over: it leaves all at once, and nothing more comes.
     pub(super) fn leave_all(&self, conn: ConnId, entry: &Entry) {
-        let mut subscriptions = locked(&self.subscriptions[conn.shard()]);
+        let mut subscriptions = self.subscriptions[conn.shard()].lock();
         let mut left = Vec::new();
         while let Some((&key, _)) = subscriptions.range(all_of(conn)).next() {
             left.extend(subscriptions.remove(&key).map(|subscription| (key.2, subscription)));
@@ -314,7 +316,7 @@ impl Topics {
 
     /// What a connection was published and not sent, of all its topics, in no order.
     pub(super) fn take_pending(&self, conn: ConnId, deliveries: &mut VecDeque<Delivery>) {
-        let subscriptions = locked(&self.subscriptions[conn.shard()]);
+        let subscriptions = self.subscriptions[conn.shard()].lock();
         for (&(_, _, index), subscription) in subscriptions.range(all_of(conn)) {
             if let Some(mut group) = subscription.topic.group(conn.shard()) {
                 group.take_pending(Place { index, conn }, usize::MAX, deliveries);
@@ -325,7 +327,7 @@ impl Topics {
     /// A connection has left this topic, and got what it still had coming.
     pub(super) fn let_go(&self, topic: &Topic, place: Place) {
         let key = (place.conn.slot(), topic.number, place.index);
-        let mut subscriptions = locked(&self.subscriptions[place.conn.shard()]);
+        let mut subscriptions = self.subscriptions[place.conn.shard()].lock();
         // It may be over meanwhile, and another have its slot and its place.
         if subscriptions.get(&key).is_some_and(|subscription| subscription.has_left) {
             subscriptions.remove(&key);
@@ -393,7 +395,7 @@ impl Topics {
     }
 
     fn stripe(&self, name: &[u8]) -> MutexGuard<'_, HashMap<Arc<[u8]>, Listed>> {
-        locked(&self.names[self.hasher.hash_one(name) as usize % STRIPES])
+        self.names[self.hasher.hash_one(name) as usize % STRIPES].lock()
     }
 }
 
@@ -591,10 +593,6 @@ fn place_in(subscriptions: &Subscriptions, conn: ConnId, topic: &Topic) -> Optio
 
 fn all_of(conn: ConnId) -> RangeInclusive<(Slot, u64, usize)> {
     (conn.slot(), 0, 0)..=(conn.slot(), u64::MAX, usize::MAX)
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const STRIPES: usize = 16;

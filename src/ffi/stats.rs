@@ -88,8 +88,8 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
             queued_bytes,
             event_queue_len: handle.queues.iter().map(|queue| queue.queued() as u64).sum(),
             deflate_bytes: handle.server.deflate_bytes(),
-            topics: handle.server.topics(),
-            subscriptions: handle.server.subscriptions(),
+            topics: handle.server.topics().topics(),
+            subscriptions: handle.server.topics().subscribers(),
             backplane_in: 0,
             backplane_out: 0,
             backplane_lost: 0,
@@ -117,8 +117,9 @@ pub unsafe extern "C" fn fdx_metrics_text(
     guard(|| {
         // SAFETY: promised by the caller.
         let handle = unsafe { handle(server) }?;
+        let server = &handle.server;
         let text =
-            metrics_text(handle.server.tables(), handle.server.deflate_bytes(), MetricsForm::OpenMetrics);
+            metrics_text(server.tables(), server.topics(), server.deflate_bytes(), MetricsForm::OpenMetrics);
         // SAFETY: promised by the caller.
         unsafe { string_out(text.as_bytes(), buf, cap, needed) }
     })

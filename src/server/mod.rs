@@ -248,7 +248,7 @@ impl Server {
         let open_files = |files: &StaticFiles| Files::open(&files.prefix, &files.directory);
         let files = self.settings().files.iter().map(open_files).collect::<io::Result<_>>();
         let files = files.map_err(|error| StartError::Config(format!("http.static: {error}")))?;
-        Ok(Arc::new(ServerPages::new(self.tables.clone(), self.gate.clone(), files)))
+        Ok(Arc::new(ServerPages::new(self.tables.clone(), self.topics.clone(), self.gate.clone(), files)))
     }
 
     fn acceptor(&self) -> Result<Arc<Acceptor>, StartError> {

@@ -9,18 +9,20 @@ use crate::config::HttpPages;
 use crate::engine::limits::Gate;
 use crate::engine::plain::{Pages, Reply};
 use crate::engine::table::{Count, Counters, Table};
+use crate::engine::topics::Topics;
 use crate::protocol::http::Request;
 
 /// What every shard answers alike.
 pub struct ServerPages {
     tables: Vec<Arc<Table>>,
+    topics: Arc<Topics>,
     gate: Arc<Gate>,
     files: Vec<Files>,
 }
 
 impl ServerPages {
-    pub fn new(tables: Vec<Arc<Table>>, gate: Arc<Gate>, files: Vec<Files>) -> Self {
-        Self { tables, gate, files }
+    pub fn new(tables: Vec<Arc<Table>>, topics: Arc<Topics>, gate: Arc<Gate>, files: Vec<Files>) -> Self {
+        Self { tables, topics, gate, files }
     }
 }
 
@@ -43,7 +45,8 @@ impl Pages for ServerPages {
                 Reply::new(
                     200,
                     headers,
-                    metrics_text(&self.tables, self.gate.windows.taken_bytes() as u64, form).into_bytes(),
+                    metrics_text(&self.tables, &self.topics, self.gate.windows.taken_bytes() as u64, form)
+                        .into_bytes(),
                 )
             }
         })
@@ -83,7 +86,7 @@ impl MetricsForm {
 }
 
 /// The sums of all shards.
-pub fn metrics_text(tables: &[Arc<Table>], deflate_bytes: u64, form: MetricsForm) -> String {
+pub fn metrics_text(tables: &[Arc<Table>], topics: &Topics, deflate_bytes: u64, form: MetricsForm) -> String {
     let mut text = String::new();
     let sum = |count: fn(&Counters) -> &Count| -> u64 {
         tables.iter().map(|table| count(&table.counters).get()).sum()
@@ -113,6 +116,8 @@ pub fn metrics_text(tables: &[Arc<Table>], deflate_bytes: u64, form: MetricsForm
     row("received_bytes", "counter", "Bytes from peers.", sum(|of| &of.bytes_in));
     row("sent_bytes", "counter", "Bytes to peers.", sum(|of| &of.bytes_out));
     row("deflate_bytes", "gauge", "Set aside for the windows of compressed connections.", deflate_bytes);
+    row("topics", "gauge", "Topics with a subscriber.", topics.topics());
+    row("subscriptions", "gauge", "Subscribers of all topics together.", topics.subscribers());
     row("faults", "counter", "Bugs of the library that were contained.", sum(|of| &of.faults));
     if form == MetricsForm::OpenMetrics {
         text.push_str("# EOF\n");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Done, Server};
 use crate::engine::Command;
 use crate::engine::table::Life;
-use crate::engine::topics::{Outcomes, Surroundings};
+use crate::engine::topics::{Outcomes, Surroundings, Topics};
 use crate::engine::turn::{Message, Misuse, Turn};
 use crate::id::ConnId;
 use crate::protocol::deflate::Wish;
@@ -85,14 +85,8 @@ impl Server {
         Ok(self.topics.subscribers_of(topic))
     }
 
-    /// With at least one subscriber.
-    pub fn topics(&self) -> u64 {
-        self.topics.topics()
-    }
-
-    /// Of all topics together.
-    pub fn subscriptions(&self) -> u64 {
-        self.topics.subscribers()
+    pub fn topics(&self) -> &Topics {
+        &self.topics
     }
 
     fn tell_changes(&self, turn: Option<&mut Turn<'_>>, conn: ConnId) {

@@ -286,7 +286,8 @@ static void calls_before_the_start_give_their_status(void)
             continue;
         if (c->takes & TAKES_CONN)
             expected = FDX_E_NO_CONN;
-        else if (c->make == make_fdx_server_wait || c->make == make_fdx_server_stop || c->make == make_fdx_listen)
+        else if (c->make == make_fdx_server_wait || c->make == make_fdx_server_stop || c->make == make_fdx_listen
+                 || c->make == make_fdx_publish)
             expected = FDX_E_STATE;
         else if (c->make == make_fdx_unlisten || c->make == make_fdx_listener_fd || c->make == make_fdx_listener_port)
             expected = FDX_E_NOT_FOUND;
@@ -438,13 +439,13 @@ static void *call_everything(void *argument)
 
     /* Until the clients have had their turn, too. */
     for (i = 0; i < count || (i % 1000 == 0 && host_count(caller->h, FDX_EV_CLOSE) < 20) || i % 1000 != 0; i++) {
-        const call *c = &every_call[(i * 7 + caller->number * 5) % EVERY_CALLS];
+        const call *c = &every_call[(i * 101 + caller->number * 5) % EVERY_CALLS];  /* a prime beyond them all */
         fdx_status got;
 
         if (c->make == make_fdx_server_stop)
             continue;
         /* What closes comes seldom, or nobody would ever be open. */
-        if (c->takes & ENDS && i % 16)
+        if (c->takes & ENDS && i % 17)
             continue;
         got = make_in_the_storm(c, caller->h->server, __atomic_load_n(&latest, __ATOMIC_SEQ_CST));
         CHECK(got != FDX_E_PANIC && got != FDX_E_DEADLOCK && got != FDX_E_INVALID_ARG && got != FDX_E_FORKED);

@@ -185,11 +185,11 @@ def build():
     BUILT.mkdir(parents=True, exist_ok=True)
     flags, missing = library_flags()
     for program in ("floor", "load", "handshakes", "fanout"):
-        compile(program, *flags)
+        build_program(program, *flags)
     library = ROOT / "target" / "release"
     if (library / "libfullduplex.so").exists():
         folders = [f"-I{ROOT / 'include'}", f"-I{ROOT / 'examples' / 'c'}", f"-L{library}", f"-Wl,-rpath,{library}"]
-        compile("topics", *folders, "-lfullduplex")
+        build_program("topics", *folders, "-lfullduplex")
     if missing:
         print(f"no TLS and no compression: `apt-get install {' '.join(missing)}`", file=sys.stderr)
         return [PLAIN, PYTHON, CSHARP, TOPICS]
@@ -197,7 +197,7 @@ def build():
     return MODES
 
 
-def compile(program, *flags):
+def build_program(program, *flags):
     warnings = ["-Wall", "-Wextra", "-pedantic", "-Werror"]
     source = [str(HERE / f"{program}.c"), "-o", str(BUILT / program)]
     subprocess.run(["gcc", "-std=c99", "-O2", *warnings, *source, *flags, "-pthread"], check=True)

@@ -56,7 +56,7 @@ def test_the_server_in_twenty_lines_builds_and_echoes(tmp_path):
 
 
 def test_the_restart_leaves_a_new_server_at_the_same_port(tmp_path):
-    server_code, restart_code = blocks("c")
+    server_code, restart_code = blocks("c")[0], next(code for code in blocks("c") if "restart(" in code)
     code = "#define _POSIX_C_SOURCE 200809L\n#include <fcntl.h>\n#include <unistd.h>\n" + server_code
     code = code.replace('"127.0.0.1:9001"', 'argc > 1 ? argv[1] : "127.0.0.1:0"')
     code = code.replace("int main(void)", restart_code + "\nint main(int argc, char **argv)")
@@ -84,6 +84,27 @@ def test_the_restart_leaves_a_new_server_at_the_same_port(tmp_path):
         old.kill()
         old.wait()
         old.stdin.close()  # which ends the new one, too
+
+
+def test_what_one_says_reaches_the_others_in_the_topic(tmp_path):
+    server_code, topic_code = blocks("c")[0], next(code for code in blocks("c") if "fdx_publish(" in code)
+    own = re.search(r"^static void on_message.*?^}$", server_code, re.M | re.S).group(0)
+    code = server_code.replace(own, topic_code).replace("127.0.0.1:9001", "127.0.0.1:0")
+    code = code.replace(".on_message = on_message", ".on_open = on_open, .on_message = on_message")
+    assert code.count("on_open") == 3
+    server = subprocess.Popen([build(code, tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        port = listening_port(server)
+        with RFC_6455.open(port) as one, RFC_6455.open(port) as other:
+            one.send(RFC_6455.text(b"hello"))
+            assert other.read(7) == RFC_6455.echo(b"hello")
+            other.send(RFC_6455.text(b"you, too"))
+            assert one.read(10) == RFC_6455.echo(b"you, too")
+        server.communicate("\n", timeout=10)
+        assert server.returncode == 0
+    finally:
+        server.kill()
+        server.wait()
 
 
 def echoes_hello(port):

@@ -237,6 +237,25 @@ def test_the_result_tells_of_those_that_do_not_keep_up(run):
     run(main())
 
 
+def test_who_does_not_keep_up_is_closed_where_the_options_say_so(run):
+    async def handler(ws):
+        ws.subscribe("room")
+        await ws.wait_closed()
+
+    async def main():
+        async with serve(handler, send_high_water="256k", send_low_water="64k", send_limit="1m", send_full="close") as server:
+            slow = await asyncio.get_running_loop().run_in_executor(None, peers.connect, server.port, 4096)
+            await until(lambda: server.topic_count("room") == 1)
+            (ws,) = server.connections
+            while server.topic_count("room") == 1:
+                server.publish("room", b"x" * 100_000)
+                await asyncio.sleep(0)
+            await ws.wait_closed()
+            slow.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize("compress, is_small", [(True, True), (False, False), (None, True)])
 def test_a_published_message_is_compressed_as_it_is_said(run, compress, is_small):
     async def main():
