@@ -41,13 +41,12 @@ def test_a_cluster_carries_every_topic_and_survives_a_master(broker, nodes, audi
         cluster.masters[0].kill()
         for node in (a, b):
             node.await_news("gap")
-        for room in rooms:
-            for speaker in speakers[room]:
-                first = speaker.said
-                audience.wait_until_heard(members[room], speaker.name, [first + 50])
-                for member in members[room]:
-                    after_the_gap = [number for number in member.numbers[speaker.name] if number >= first]
-                    assert after_the_gap[:50] == list(range(first, first + 50))
+        after_the_gap = [(room, speaker, speaker.said) for room in rooms for speaker in speakers[room]]
+        for room, speaker, first in after_the_gap:
+            audience.wait_until_heard(members[room], speaker.name, [first + 50])
+            for member in members[room]:
+                heard = [number for number in member.numbers[speaker.name] if number >= first]
+                assert heard[:50] == list(range(first, first + 50))
     for room in rooms:
         for member, speaker in zip(members[room], speakers[room]):
             audience.wait_until_heard([member], speaker.name, [speaker.said - 1])
