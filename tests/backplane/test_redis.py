@@ -30,6 +30,12 @@ def hear_each_other(audience, speakers, members, count=100):
         assert member.numbers[name][-count:] == list(numbers)
 
 
+def resident_bytes(node):
+    with open(f"/proc/{node.process.pid}/smaps_rollup") as rollup:
+        (line,) = [line for line in rollup if line.startswith("Rss:")]
+    return int(line.split()[1]) * 1024
+
+
 def in_order(member, name):
     """As it was said, nothing twice."""
     return all(before < after for before, after in pairwise(member.numbers[name]))
@@ -276,6 +282,25 @@ def test_what_the_queue_does_not_hold_is_counted_as_lost_and_told_to_the_others(
     assert heard == sorted(set(heard)) and len(heard) < 400
 
 
+def test_a_long_pause_of_redis_costs_no_more_memory_than_the_queue_may_have(broker, nodes):
+    redis = broker(Redis)
+    (node,) = nodes(1, redis.url, {"backplane.limit": "4m"})
+    wait_until_up(node)
+    for _ in range(2):
+        redis.pause()
+        try:
+            before = resident_bytes(node)
+            for _ in range(10):
+                node.order("publish", "room", 200, 65_536)
+            grown_mib = (resident_bytes(node) - before) / (1 << 20)
+        finally:
+            redis.resume()
+        # What is on its way is there twice, as it waits for its answer and as it is written.
+        print(f"{grown_mib:.1f} MiB more")
+        assert grown_mib < 12
+    assert node.stats()["lost"] > 3000
+
+
 def test_a_server_stops_within_seconds_while_redis_is_paused(broker, nodes):
     redis = broker(Redis)
     (node,) = nodes(1, redis.url)
@@ -319,3 +344,70 @@ def test_messages_pass_through_a_redis_that_has_no_memory_left(broker, nodes, au
     else:
         pytest.fail("Redis has memory without end")
     hear_each_other(audience, [Speaker(a, "room", "ann"), Speaker(b, "room", "bob")], members)
+
+
+def test_a_publisher_whose_connection_breaks_again_and_again_loses_nothing_and_repeats_nothing(broker, nodes, audience):
+    users = [f"{name} on >secret ~* &* +@all" for name in ("ann", "bob")]
+    redis = broker(Redis, {"user": users})
+    (a,), (b,) = (nodes(1, redis.url_as(f"{name}:secret")) for name in ("ann", "bob"))
+    at_a, at_b = meet(redis, audience, [a, b])
+    wait_until_up(a, b)
+    ann = Speaker(a, "room", "ann")
+    with Chatter(ann, 1000):
+        for _ in range(10):
+            audience.wait_until_heard([at_b], "ann", [ann.said + 20])
+            assert int(redis.ask("CLIENT", "KILL", "USER", "ann")) == 2
+            a.await_news("gap")
+    audience.wait_until_heard([at_a, at_b], "ann", [ann.said - 1])
+    assert at_a.numbers["ann"] == at_b.numbers["ann"] == list(range(ann.said))
+    assert b.news_so_far() == [] and a.stats()["lost"] == 0
+
+
+def test_when_the_master_is_demoted_the_servers_follow_to_the_new_one(tmp_path, nodes, audience):
+    with Redis(tmp_path / "old") as old, Redis(tmp_path / "new", {"replicaof": f"127.0.0.1 {old.port}"}) as new:
+        a, b = nodes(2, f"{new.url},{old.url}")
+        members = meet(old, audience, [a, b])
+        speakers = [Speaker(a, "room", "ann"), Speaker(b, "room", "bob")]
+        hear_each_other(audience, speakers, members)
+        for node in (a, b):
+            node.news_so_far()
+        # As Sentinel does it.
+        new.ask("REPLICAOF", "NO", "ONE")
+        old.ask("REPLICAOF", "127.0.0.1", new.port)
+        for kind in ("normal", "pubsub"):
+            old.ask("CLIENT", "KILL", "TYPE", kind)
+        for node in (a, b):
+            node.await_news("gap")
+        assert new.subscribers(CHANNEL) == 2
+        hear_each_other(audience, speakers, members)
+
+
+def test_a_channel_that_the_user_may_not_have_is_told_and_the_others_are_served(broker, nodes, audience):
+    redis = broker(Redis, {"user": ["default on nopass ~* &* +@all", "ann on >secret ~* &fdx:room +@all"]})
+    a, b = nodes(2, redis.url_as("ann:secret"))
+    members = meet(redis, audience, [a, b])
+    wait_until_up(a, b)
+    audience.join(a, "forbidden")
+    assert "NOPERM" in a.await_news("gap")
+    assert "NOPERM" in a.stderr()
+    Speaker(a, "forbidden", "eve").say(3)
+    wait_until(lambda: a.stats()["lost"] == 3, "what was refused is counted")
+    hear_each_other(audience, [Speaker(a, "room", "ann"), Speaker(b, "room", "bob")], members)
+
+
+def test_thousands_of_topics_are_there_again_when_redis_is(broker, nodes, audience):
+    count = 10_000
+    redis = broker(Redis)
+    a, b = nodes(2, redis.url, {"max.topics": count})
+    wait_until_up(a, b)
+    with b.open("/commands") as member, a.open("/commands") as publisher:
+        member.send(*(frame(TEXT, f"subscribe topic-{number}") for number in range(count)))
+        assert {member.read_frame()[1] for _ in range(count)} == {b"FDX_OK"}
+        redis.restart()
+        for node in (a, b):
+            node.await_news("gap")
+        publisher.send(*(frame(TEXT, f"publish topic-{number} 1 4") for number in range(count)))
+        assert {publisher.read_frame()[1] for _ in range(count)} == {b"queued 0 high_water 0 dropped 0"}
+        assert all(member.read_frame() == (0x80 | BINARY, bytes(4)) for _ in range(count))
+    wait_until(lambda: redis.ask("PUBSUB", "CHANNELS") == "", "nobody is in any topic")
+    assert b.stats()["in"] == count and b.stats()["topics"] == 0
