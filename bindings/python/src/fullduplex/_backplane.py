@@ -65,8 +65,9 @@ class Attached:
         calls = _abi.sized(_abi.Backplane)
         calls.user_data, calls.drop = number, _drop
         calls.publish, calls.subscribe, calls.unsubscribe = _publish, _subscribe, _unsubscribe
-        _attached[number] = self
         config.backplane(calls)
+        # From here on the library has it.
+        _attached[number] = self
 
     def stop(self) -> None:
         if isinstance(self.backplane, OnLoop):
