@@ -212,6 +212,20 @@ def test_the_loop_goes_on_while_a_backplane_takes_its_time(run):
     run(main())
 
 
+def test_what_was_published_before_the_end_goes_out_at_the_end(run):
+    async def main():
+        async def take_time(*_):
+            await asyncio.sleep(0.001)
+
+        backplane = Recorder(take_time)
+        async with serve(backplane) as server:
+            for number in range(50):
+                server.publish("room", str(number))
+        assert [call[0] for call in backplane.asked] == ["publish"] * 50
+
+    run(main())
+
+
 def test_a_backplane_that_never_answers_keeps_no_server_from_stopping(run, monkeypatch):
     monkeypatch.setattr("fullduplex.aio.BACKPLANE_END_SECONDS", 0.1)
 

@@ -140,6 +140,16 @@ class OnLoop:
 
     # On the loop.
 
+    async def wait_done(self) -> None:
+        """Until everything is done that was asked for."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def give_up(self) -> None:
+        self.close()
+        if self._task is not None:
+            self._task.cancel()
+
     def _begin(self) -> None:
         self._task = self._loop.create_task(self._run())
 
