@@ -71,7 +71,7 @@ fn c_line(line: &str) -> String {
     }
 }
 
-const FFI_FILES: [&str; 12] = [
+const FFI_FILES: [&str; 13] = [
     "status.rs",
     "error.rs",
     "event.rs",
@@ -82,6 +82,7 @@ const FFI_FILES: [&str; 12] = [
     "send.rs",
     "conn.rs",
     "topic.rs",
+    "backplane.rs",
     "stats.rs",
     "log.rs",
 ];

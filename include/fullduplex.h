@@ -134,6 +134,10 @@
 // it then. What a connection is still in at its end it leaves just before FDX_EV_CLOSE.
 #define FDX_EV_TOPIC 10u
 
+// How it stands between this server and others, with a backplane. `code` is `FDX_BP_UP`,
+// `FDX_BP_DOWN` or `FDX_BP_GAP`, `data` says why, for people.
+#define FDX_EV_BACKPLANE 11u
+
 // A listener has trouble, for example no file descriptors. `data` says what. It goes on by
 // itself.
 #define FDX_EV_LISTENER 12u
@@ -176,6 +180,18 @@
 
 // The server is stopping.
 #define FDX_CLOSED_BY_SHUTDOWN 7u
+
+// `code` of FDX_EV_BACKPLANE: what is published on one server reaches the others.
+#define FDX_BP_UP 1
+
+// It does not, until the next UP: publishes reach this server's subscribers, and wait for the
+// others (up to "backplane.limit").
+#define FDX_BP_DOWN 2
+
+// Between other servers and this one messages may have been lost until now: what your clients
+// know of the others' doings may have to be asked for anew. From here on nothing is missing until
+// the next GAP or DOWN.
+#define FDX_BP_GAP 3
 
 // `fdx_server_set` can change this option while the server runs.
 #define FDX_OPTION_LIVE 1u
@@ -381,6 +397,41 @@ typedef struct fdx_publish_result {
     uint64_t dropped;
 } fdx_publish_result;
 
+// Hands an envelope to whoever carries it to the other servers. Called on a thread of the library's
+// own, one call at a time, as the two below: they may take their time, and may call any
+// function. `channel` is the option "backplane.prefix" with the topic, any bytes; it and `envelope`
+// are valid until the function returns.
+typedef void (*fdx_backplane_publish_fn)(void *user_data,
+                                         fdx_server *server,
+                                         const char *channel,
+                                         size_t len,
+                                         const void *envelope,
+                                         size_t envelope_len);
+
+// From now on, or no longer, this server wants what is published on a channel.
+typedef void (*fdx_backplane_channel_fn)(void *user_data,
+                                         fdx_server *server,
+                                         const char *channel,
+                                         size_t len);
+
+// What carries published messages to other servers and theirs to this one, instead of the option
+// "backplane": NATS, a database, anything with channels. Set `struct_size` to
+// `sizeof(fdx_backplane)`. None of the three functions may be NULL.
+//
+// An envelope must arrive at every server that wants its channel, in the order in which one server
+// published on it. It may come twice, and back to the server that published it: those are dropped.
+typedef struct fdx_backplane {
+    uint32_t struct_size;
+    uint32_t reserved;
+    // Given to every function.
+    void *user_data;
+    // Called once with `user_data` when no config and no server uses the backplane any more.
+    fdx_drop_fn drop;
+    fdx_backplane_publish_fn publish;
+    fdx_backplane_channel_fn subscribe;
+    fdx_backplane_channel_fn unsubscribe;
+} fdx_backplane;
+
 // Counted since the start. Set `struct_size` to `sizeof(fdx_stats)`. Fields of features that are
 // not in this build are 0.
 typedef struct fdx_stats {
@@ -417,8 +468,12 @@ typedef struct fdx_stats {
     uint64_t topics;
     // Of all topics together.
     uint64_t subscriptions;
+    // Messages published on other servers that came here.
     uint64_t backplane_in;
+    // Publishes of this server that were handed over to the backplane.
     uint64_t backplane_out;
+    // Publishes of this server that other servers never get: they found no room (`backplane.limit`)
+    // or were refused, or waited when the server stopped.
     uint64_t backplane_lost;
     // Bugs of ours that were contained.
     uint64_t faults;
@@ -526,7 +581,7 @@ extern "C" {
 // The version of the loaded library, as `FDX_VERSION`. [any]
 uint32_t fdx_version(void);
 
-// The version and what is built in, for people: "0.1.0 (abi 0; deflate hixie tls)". [any] The string is
+// The version and what is built in, for people: "0.1.0 (abi 0; deflate hixie redis tls)". [any] The string is
 // static.
 const char *fdx_version_string(void);
 
@@ -620,7 +675,7 @@ fdx_status fdx_config_route(fdx_config *config,
 // handle with one reference: give it back with `fdx_server_unref`.
 //
 // `FDX_OK`; `FDX_E_INVALID_ARG`; `FDX_E_CONFIG` when there is no route, or one with callbacks although
-// "dispatch" is "queue".
+// "dispatch" is "queue", or two backplanes.
 //
 // Required:
 // `config` is live; `out` is writable; `error` is null or has its `struct_size`.
@@ -645,12 +700,13 @@ void fdx_server_unref(fdx_server *server);
 //
 // `FDX_OK`; `FDX_E_STATE` if it was started; `FDX_E_CONFIG` without an address to listen at;
 // `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO` (see `os_error`); `FDX_E_TLS` when a file that
-// "tls.cert", "tls.key" or "tls.client_ca" names can't be used, or an address with "tls=1" has no
+// "tls.cert", "tls.key", "tls.client_ca" or "backplane.ca" names can't be used, or an address with "tls=1" has no
 // certificate.
 //
 // Required:
 // `server` is live; `error` is null or has its `struct_size`.
-fdx_status fdx_server_start(fdx_server *server, fdx_error *error);
+fdx_status fdx_server_start(fdx_server *server,
+                            fdx_error *error);
 
 // Begins to stop and returns at once. [any] Listeners close; every connection is closed with
 // `code` (0: without one) and `reason`, spread over `spread_ms`; what is left after `deadline_ms`
@@ -1153,6 +1209,48 @@ fdx_status fdx_publish(fdx_server *server,
 // Required:
 // `server` is live; `topic` has `len` bytes; `out` is writable.
 fdx_status fdx_topic_count(fdx_server *server, const char *topic, size_t len, uint64_t *out);
+
+// Sets a backplane of your own for the servers made of this config. [setup] It is copied; a later
+// one takes its place. It begins UP: say with `fdx_backplane_state` when it is not.
+//
+// `FDX_OK`; `FDX_E_INVALID_ARG` for NULL, also of one of the three functions. On an error `drop` is
+// not called.
+//
+// Required:
+// `config` is live; `backplane` has its `struct_size` set, and its functions can be called from any
+// thread until its `drop` was; `error` is null or has its `struct_size`.
+fdx_status fdx_config_backplane(fdx_config *config,
+                                const fdx_backplane *backplane,
+                                fdx_error *error);
+
+// Brings an envelope that came on a channel, for the server's subscribers of the topic. [any] What
+// this server has published itself, and what came before, is dropped. `len` may be `FDX_NTS`. In
+// which order you bring them is the order in which they go out.
+//
+// `FDX_OK`; `FDX_E_BACKPLANE` for what is no envelope, or one of another version, or on a channel
+// without "backplane.prefix"; `FDX_E_STATE` without `fdx_config_backplane`, and before the start;
+// `FDX_E_STOPPED`; `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live; `channel` has `len` bytes and `envelope` `envelope_len`.
+fdx_status fdx_backplane_deliver(fdx_server *server,
+                                 const char *channel,
+                                 size_t len,
+                                 const void *envelope,
+                                 size_t envelope_len);
+
+// Says how your backplane is: `FDX_BP_UP`, `FDX_BP_DOWN`, or `FDX_BP_GAP` when messages may have been
+// lost on it. [any] While it is DOWN publishes wait, up to "backplane.limit". At an UP after a DOWN
+// all channels are subscribed anew, then what waits is published; and FDX_EV_BACKPLANE tells of UP and
+// GAP.
+//
+// `FDX_OK`; `FDX_ALREADY`; `FDX_E_STATE` without `fdx_config_backplane`; `FDX_E_STOPPED`;
+// `FDX_E_INVALID_ARG`.
+//
+// Required:
+// `server` is live.
+fdx_status fdx_backplane_state(fdx_server *server,
+                               int32_t code);
 
 // The sums of a server. [any]
 //

@@ -3,6 +3,7 @@
 //! Options are strings, so that a new one is no new symbol and no new layout, and every
 //! language, file and environment has it at once. A value is checked when it is set.
 
+mod redis;
 mod value;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,21 @@ pub struct Settings {
     pub files: Vec<StaticFiles>,
     pub proxies: Proxies,
     pub tls: TlsOptions,
+    pub backplane: BackplaneOptions,
+}
+
+/// What carries published messages between machines.
+#[derive(Clone, Debug)]
+pub struct BackplaneOptions {
+    /// Tried in turn; none: no backplane. What is printed of them has no password in it.
+    pub servers: Vec<::redis::ConnectionInfo>,
+    /// Before each topic, in the name of its channel.
+    pub prefix: String,
+    /// Of publishes that wait.
+    pub limit_bytes: usize,
+    pub sharded: bool,
+    /// Who may have signed the certificate of the server; `None`: whom the system trusts.
+    pub ca: Option<PathBuf>,
 }
 
 /// What listeners with TLS need.
@@ -156,6 +172,13 @@ pub enum LiveError {
     Fixed,
 }
 
+impl OptionSpec {
+    /// A value as an error repeats it: there may be a password in a URL.
+    fn shown<'a>(&self, value: &'a str) -> &'a str {
+        if self.name == "backplane" { "(not shown)" } else { value }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -218,6 +241,13 @@ impl Config {
                 client_auth: ClientAuth::None,
                 oldest: OldestVersion::Tls12,
             },
+            backplane: BackplaneOptions {
+                servers: Vec::new(),
+                prefix: String::new(),
+                limit_bytes: 0,
+                sharded: false,
+                ca: None,
+            },
         };
         for option in &OPTIONS {
             (option.set)(&mut settings, option.default).expect("a default is a good value, as a test shows");
@@ -234,13 +264,14 @@ impl Config {
         let option = find(key)?;
         let value = value.trim();
         if value.len() > TEXT_BYTES_MAX {
+            let shown = option.shown(value);
             return Err(ConfigError(format!(
                 "{key} = {}…: more than {TEXT_BYTES_MAX} bytes",
-                beginning(value)
+                beginning(shown)
             )));
         }
         (option.set)(&mut self.settings, value)
-            .map_err(|why| ConfigError(format!("{key} = {value}: {why}")))?;
+            .map_err(|why| ConfigError(format!("{key} = {}: {why}", option.shown(value))))?;
         let text = self.texts.entry(option.name).or_default();
         if option.name == "listen" && !value.is_empty() && !text.is_empty() {
             text.push_str(", ");
@@ -310,11 +341,14 @@ fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
 /// Most queues of one server.
 const QUEUES_MAX: u8 = 64;
 
+/// The longest prefix of channels.
+const PREFIX_BYTES_MAX: usize = 255;
+
 /// The longest value of an option, address to listen at, or pattern of a route.
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 44] = [
+pub static OPTIONS: [OptionSpec; 49] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -813,6 +847,71 @@ pub static OPTIONS: [OptionSpec; 44] = [
                 "forwarded" => ForwardedHeaders::Forwarded,
                 _ => return Err("expected off, x-forwarded-for or forwarded".to_string()),
             };
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "backplane",
+        kind: "redis URL, list",
+        default: "",
+        live: false,
+        help: "What carries published messages to other servers: redis://host:6379, or with all that a URL can \
+               say rediss://user:password@host:6379/0 (rediss: TLS), or redis+unix:///path. Several with commas \
+               (redis://a,b:7000) are tried in turn; any one node of a cluster does. Empty: none, or your own \
+               by fdx_config_backplane.",
+        set: |settings, value| put(&mut settings.backplane.servers, redis::redis_servers(value)),
+    },
+    OptionSpec {
+        name: "backplane.prefix",
+        kind: "text",
+        default: "fdx:",
+        live: false,
+        help: "The channel of a topic is this and the topic, so that applications can share a Redis. At most 255 \
+               bytes.",
+        set: |settings, value| {
+            if value.len() > PREFIX_BYTES_MAX {
+                return Err(format!("at most {PREFIX_BYTES_MAX} bytes"));
+            }
+            settings.backplane.prefix = value.to_string();
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "backplane.limit",
+        kind: "size",
+        default: "16m",
+        live: false,
+        help: "Most bytes of publishes that wait for the backplane, each counted with 128 bytes of its own. Over \
+               it they reach only this server's subscribers, are counted as lost (fdx_stats.backplane_lost), and \
+               the other servers see FDX_EV_BACKPLANE with FDX_BP_GAP.",
+        set: |settings, value| {
+            put(&mut settings.backplane.limit_bytes, size(value).and_then(|bytes| at_least(4096, bytes)))
+        },
+    },
+    OptionSpec {
+        name: "backplane.sharded",
+        kind: "off | on",
+        default: "off",
+        live: false,
+        help: "on: sharded pub/sub (SPUBLISH and SSUBSCRIBE, Redis 7), so that the nodes of a cluster share the \
+               work. All servers must say the same.",
+        set: |settings, value| {
+            settings.backplane.sharded = match value {
+                "off" => false,
+                "on" => true,
+                _ => return Err("expected off or on".to_string()),
+            };
+            Ok(())
+        },
+    },
+    OptionSpec {
+        name: "backplane.ca",
+        kind: "file",
+        default: "",
+        live: false,
+        help: "Who may sign the certificate of a rediss:// server, in PEM. Empty: whom the system trusts.",
+        set: |settings, value| {
+            settings.backplane.ca = (!value.is_empty()).then(|| value.into());
             Ok(())
         },
     },

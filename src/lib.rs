@@ -7,6 +7,7 @@
 // pays for it, and has its line here.
 #![deny(unsafe_code)]
 
+pub mod backplane;
 pub mod buffer;
 pub mod config;
 pub mod driver;

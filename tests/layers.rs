@@ -5,16 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer with those it may use besides itself, bottom-up.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("id", &[]),
     ("buffer", &[]),
     ("protocol", &["id", "buffer"]),
     ("tls", &[]),
     ("config", &["id", "protocol", "tls"]),
+    ("backplane", &["buffer", "protocol", "config"]),
     ("driver", &["id", "buffer", "config"]),
     ("engine", &["id", "buffer", "protocol", "tls", "config", "driver"]),
-    ("server", &["id", "buffer", "protocol", "tls", "config", "driver", "engine"]),
-    ("ffi", &["id", "buffer", "protocol", "tls", "config", "driver", "engine", "server"]),
+    ("server", &["id", "buffer", "protocol", "tls", "config", "backplane", "driver", "engine"]),
+    ("ffi", &["id", "buffer", "protocol", "tls", "config", "backplane", "driver", "engine", "server"]),
 ];
 
 /// What the engine knows of drivers: the contract, and the outbox whose slices it hands them.

@@ -49,12 +49,23 @@ pub enum EventKind {
     },
     /// A listener could not accept; the body says why.
     Listener,
+    /// How it stands between this server and others; the body says why.
+    Backplane(Reach),
     /// A panic was contained; the body says where.
     Fault,
     /// The last event of the server.
     Stopped,
     ThreadStart,
     ThreadStop,
+}
+
+/// Do this server and the others hear of each other?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    Up = 1,
+    Down = 2,
+    /// Messages may be missing.
+    Gap = 3,
 }
 
 /// Who or what ended a connection.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use once_cell::sync::Lazy;
 
+use super::backplane::KeptBackplane;
 use super::error::{Failure, fdx_error};
 use super::event::{fdx_drop_fn, fdx_event_fn};
 use super::status::*;
@@ -17,6 +18,7 @@ pub struct fdx_config {
     pub(super) config: Config,
     pub(super) routes: Routes,
     pub(super) handlers: Vec<Arc<RouteHandlers>>,
+    pub(super) backplane: Option<Arc<KeptBackplane>>,
 }
 
 /// One route's handlers; released when no config and no server has them any more.
@@ -93,7 +95,8 @@ impl Drop for RouteHandlers {
 #[unsafe(no_mangle)]
 pub extern "C" fn fdx_config_new() -> *mut fdx_config {
     guard_or(std::ptr::null_mut(), || {
-        let config = fdx_config { config: Config::new(), routes: Routes::default(), handlers: Vec::new() };
+        let (config, routes, handlers) = (Config::new(), Routes::default(), Vec::new());
+        let config = fdx_config { config, routes, handlers, backplane: None };
         Box::into_raw(Box::new(config))
     })
 }

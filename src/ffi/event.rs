@@ -63,6 +63,9 @@ pub const FDX_EV_HTTP: u32 = 9;
 /// topic, `code` is `FDX_TOPIC_JOINED` or `FDX_TOPIC_LEFT`, and `arg` how many of this process are in
 /// it then. What a connection is still in at its end it leaves just before FDX_EV_CLOSE.
 pub const FDX_EV_TOPIC: u32 = 10;
+/// How it stands between this server and others, with a backplane. `code` is `FDX_BP_UP`,
+/// `FDX_BP_DOWN` or `FDX_BP_GAP`, `data` says why, for people.
+pub const FDX_EV_BACKPLANE: u32 = 11;
 /// A listener has trouble, for example no file descriptors. `data` says what. It goes on by
 /// itself.
 pub const FDX_EV_LISTENER: u32 = 12;
@@ -94,6 +97,16 @@ pub const FDX_CLOSED_BY_PROTOCOL: u32 = 5;
 pub const FDX_CLOSED_BY_NETWORK: u32 = 6;
 /// The server is stopping.
 pub const FDX_CLOSED_BY_SHUTDOWN: u32 = 7;
+
+/// `code` of FDX_EV_BACKPLANE: what is published on one server reaches the others.
+pub const FDX_BP_UP: i32 = 1;
+/// It does not, until the next UP: publishes reach this server's subscribers, and wait for the
+/// others (up to "backplane.limit").
+pub const FDX_BP_DOWN: i32 = 2;
+/// Between other servers and this one messages may have been lost until now: what your clients
+/// know of the others' doings may have to be asked for anew. From here on nothing is missing until
+/// the next GAP or DOWN.
+pub const FDX_BP_GAP: i32 = 3;
 
 /// One event; 64 bytes on 64-bit systems. Per connection they come as
 /// `UPGRADE? OPEN (MESSAGE | FRAGMENT | PING | PONG | DRAIN | TOPIC)* CLOSE`: each OPEN has exactly
@@ -197,6 +210,7 @@ pub(super) fn event_of(owner: &fdx_server, view: &EventView<'_>) -> fdx_event {
         EventKind::Topic { joined, subscribers } => {
             (FDX_EV_TOPIC, 0, if joined { FDX_TOPIC_JOINED } else { FDX_TOPIC_LEFT }, subscribers)
         }
+        EventKind::Backplane(reach) => (FDX_EV_BACKPLANE, 0, reach as i32, 0),
         EventKind::Listener => (FDX_EV_LISTENER, 0, 0, 0),
         EventKind::Fault => (FDX_EV_FAULT, 0, 0, 0),
         EventKind::Stopped => (FDX_EV_STOPPED, 0, 0, 0),
@@ -231,6 +245,7 @@ fn tell_slow(event: &fdx_event, took_ms: u64) {
         FDX_EV_PONG => "PONG",
         FDX_EV_HTTP => "HTTP",
         FDX_EV_TOPIC => "TOPIC",
+        FDX_EV_BACKPLANE => "BACKPLANE",
         FDX_EV_LISTENER => "LISTENER",
         FDX_EV_FAULT => "FAULT",
         FDX_EV_STOPPED => "STOPPED",

@@ -8,6 +8,7 @@
 
 #![allow(non_camel_case_types)]
 
+pub mod backplane;
 pub mod config;
 pub mod conn;
 pub mod error;

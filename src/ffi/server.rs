@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
+use super::backplane::{Calls, KeptBackplane};
 use super::config::{RouteHandlers, fdx_config};
 use super::error::{Failure, fdx_error};
 use super::event::{Deliverer, fdx_event};
 use super::queue::Enqueuer;
 use super::status::*;
 use super::{bytes, c_text, done, guard, guard_or, handle, misused, text};
+use crate::backplane::Carrier;
 use crate::config::{Dispatch, LiveError};
 use crate::driver::Driver;
 use crate::driver::listen::{Inherit, ListenSocket};
@@ -28,6 +30,8 @@ use crate::tls::CertificateError;
 pub struct fdx_server {
     pub(super) server: Arc<Server>,
     pub(super) routes: Vec<Arc<RouteHandlers>>,
+    /// Of the embedder's own.
+    backplane: Option<Arc<KeptBackplane>>,
     /// With "dispatch" = "queue".
     pub(super) queues: Vec<Queue<fdx_event>>,
     /// References of the embedder's. The shards keep the memory alive by another count.
@@ -59,7 +63,7 @@ impl fdx_server {
 /// handle with one reference: give it back with `fdx_server_unref`.
 ///
 /// `FDX_OK`; `FDX_E_INVALID_ARG`; `FDX_E_CONFIG` when there is no route, or one with callbacks although
-/// "dispatch" is "queue".
+/// "dispatch" is "queue", or two backplanes.
 ///
 /// # Safety
 /// `config` is live; `out` is writable; `error` is null or has its `struct_size`.
@@ -83,12 +87,21 @@ pub unsafe extern "C" fn fdx_server_new(
             }
             let is_polled = config.config.settings().dispatch == Dispatch::Queue;
             let routes = if is_polled { config.polled_routes()? } else { config.routes.clone() };
+            if config.backplane.is_some() && !config.config.settings().backplane.servers.is_empty() {
+                let what = "both the option \"backplane\" and fdx_config_backplane: choose one";
+                return Err(Failure::new(FDX_E_CONFIG, what));
+            }
             silence_panics();
             let server = Server::new(&config.config, routes);
+            let server = match &config.backplane {
+                Some(_) => server.with_custom_backplane(),
+                None => server,
+            };
             let server = fdx_server {
                 queues: (0..if is_polled { server.queues() } else { 0 }).map(|_| Queue::default()).collect(),
                 server: Arc::new(server),
                 routes: config.handlers.clone(),
+                backplane: config.backplane.clone(),
                 references: AtomicUsize::new(1),
                 forks: count_forks(),
             };
@@ -139,7 +152,7 @@ pub unsafe extern "C" fn fdx_server_unref(server: *mut fdx_server) {
 ///
 /// `FDX_OK`; `FDX_E_STATE` if it was started; `FDX_E_CONFIG` without an address to listen at;
 /// `FDX_E_ADDR_IN_USE`; `FDX_E_DENIED`; `FDX_E_IO` (see `os_error`); `FDX_E_TLS` when a file that
-/// "tls.cert", "tls.key" or "tls.client_ca" names can't be used, or an address with "tls=1" has no
+/// "tls.cert", "tls.key", "tls.client_ca" or "backplane.ca" names can't be used, or an address with "tls=1" has no
 /// certificate.
 ///
 /// # Safety
@@ -154,9 +167,13 @@ pub unsafe extern "C" fn fdx_server_start(server: *mut fdx_server, error: *mut f
             let owner = unsafe { owner(server) };
             let _signals = SignalsBlocked::new();
             let is_polled = !handle.queues.is_empty();
+            let calls = |functions: &Arc<KeptBackplane>| -> Box<dyn Carrier> {
+                Box::new(Calls { functions: functions.clone(), owner: owner.clone() })
+            };
+            let carrier = handle.backplane.as_ref().map(calls);
             let started = match is_polled {
-                true => handle.server.start(|| Enqueuer::new(owner.clone()), INHERIT),
-                false => handle.server.start(|| Deliverer::new(owner.clone()), INHERIT),
+                true => handle.server.start(|| Enqueuer::new(owner.clone()), INHERIT, carrier),
+                false => handle.server.start(|| Deliverer::new(owner.clone()), INHERIT, carrier),
             };
             Ok(started?)
         };

@@ -46,8 +46,12 @@ pub struct fdx_stats {
     pub topics: u64,
     /// Of all topics together.
     pub subscriptions: u64,
+    /// Messages published on other servers that came here.
     pub backplane_in: u64,
+    /// Publishes of this server that were handed over to the backplane.
     pub backplane_out: u64,
+    /// Publishes of this server that other servers never get: they found no room (`backplane.limit`)
+    /// or were refused, or waited when the server stopped.
     pub backplane_lost: u64,
     /// Bugs of ours that were contained.
     pub faults: u64,
@@ -67,6 +71,7 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
         let tables = handle.server.tables();
         let sum =
             |count: fn(&Counters) -> &Count| tables.iter().map(|table| count(&table.counters).get()).sum();
+        let backplane = handle.server.backplane_counts();
         let mut queued_bytes = 0;
         handle.server.each_open(|_, entry| queued_bytes += entry.queued_bytes());
         let value = fdx_stats {
@@ -90,9 +95,9 @@ pub unsafe extern "C" fn fdx_get_stats(server: *mut fdx_server, stats: *mut fdx_
             deflate_bytes: handle.server.deflate_bytes(),
             topics: handle.server.topics().topics(),
             subscriptions: handle.server.topics().subscribers(),
-            backplane_in: 0,
-            backplane_out: 0,
-            backplane_lost: 0,
+            backplane_in: backplane.received,
+            backplane_out: backplane.sent,
+            backplane_lost: backplane.lost,
             faults: sum(|counters| &counters.faults),
         };
         // SAFETY: promised by the caller; the fields leave no padding.
@@ -118,8 +123,13 @@ pub unsafe extern "C" fn fdx_metrics_text(
         // SAFETY: promised by the caller.
         let handle = unsafe { handle(server) }?;
         let server = &handle.server;
-        let text =
-            metrics_text(server.tables(), server.topics(), server.deflate_bytes(), MetricsForm::OpenMetrics);
+        let text = metrics_text(
+            server.tables(),
+            server.topics(),
+            server.backplane_counts(),
+            server.deflate_bytes(),
+            MetricsForm::OpenMetrics,
+        );
         // SAFETY: promised by the caller.
         unsafe { string_out(text.as_bytes(), buf, cap, needed) }
     })

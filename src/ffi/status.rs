@@ -18,11 +18,11 @@ pub extern "C" fn fdx_version() -> u32 {
     FDX_VERSION
 }
 
-/// The version and what is built in, for people: "0.1.0 (abi 0; deflate hixie tls)". [any] The string is
+/// The version and what is built in, for people: "0.1.0 (abi 0; deflate hixie redis tls)". [any] The string is
 /// static.
 #[unsafe(no_mangle)]
 pub extern "C" fn fdx_version_string() -> *const c_char {
-    const TEXT: &str = concat!(env!("CARGO_PKG_VERSION"), " (abi 0; deflate hixie tls)\0");
+    const TEXT: &str = concat!(env!("CARGO_PKG_VERSION"), " (abi 0; deflate hixie redis tls)\0");
     TEXT.as_ptr().cast()
 }
 
@@ -40,7 +40,7 @@ pub extern "C" fn fdx_check_abi(abi: u32) -> i32 {
 /// `feature` is null or ends with NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fdx_has(feature: *const c_char) -> i32 {
-    let is_there = |name: &str| matches!(name, "deflate" | "hixie" | "tls");
+    let is_there = |name: &str| matches!(name, "deflate" | "hixie" | "redis" | "tls");
     // SAFETY: promised by the caller.
     guard(|| Ok(i32::from(unsafe { c_text(feature) }.is_ok_and(is_there))))
 }

@@ -6,6 +6,7 @@
 pub mod calls;
 pub mod delivery;
 pub mod files;
+mod machines;
 pub mod mailbox;
 pub mod pages;
 mod secure;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::backplane::{Backplane, Carrier, Inlet, Prepared};
 use crate::config::{Config, ListenAddress, LiveError, Settings, StaticFiles, TEXT_BYTES_MAX};
 use crate::driver::Driver;
 use crate::driver::listen::{self, Bound, Inherit, ListenSocket};
@@ -47,6 +49,7 @@ pub struct Server {
     certificates: Arc<Certificates>,
     tables: Vec<Arc<Table>>,
     topics: Arc<Topics>,
+    backplane: Option<Arc<Backplane>>,
     gate: Arc<Gate>,
     mailboxes: OnceLock<Vec<Arc<dyn Letterbox>>>,
     /// Of the configured listeners.
@@ -61,6 +64,8 @@ pub struct Server {
     stopped: Condvar,
     /// Shards whose thread has not ended.
     shards_left: AtomicUsize,
+    /// Those, and the backplane's thread.
+    threads_left: AtomicUsize,
     number: u32,
 }
 
@@ -125,13 +130,15 @@ impl Server {
             threads => threads,
         };
         let shards = shards.min(crate::id::SHARDS_MAX);
-        Self {
+        let backplane = Backplane::of_options(&settings.backplane);
+        let mut server = Self {
             config: Mutex::new(config.clone()),
             settings: RwLock::new(Arc::new(settings)),
             certificates: Arc::default(),
             tables: (0..shards).map(|_| Arc::default()).collect(),
             topics: Arc::new(Topics::new(shards, routes.want_topics())),
             routes: Arc::new(routes),
+            backplane: None,
             gate: Arc::default(),
             mailboxes: OnceLock::new(),
             ports: OnceLock::new(),
@@ -141,25 +148,41 @@ impl Server {
             threads: Mutex::default(),
             stopped: Condvar::new(),
             shards_left: AtomicUsize::new(0),
+            threads_left: AtomicUsize::new(0),
             number: SERVERS.fetch_add(1, Relaxed),
+        };
+        if let Some(backplane) = backplane {
+            server.use_backplane(backplane);
         }
+        server
     }
 
-    /// Binds all listeners and starts all threads, or nothing. `handler` makes each shard's.
+    /// Binds all listeners and starts all threads, or nothing. `handler` makes each shard's. `carrier`
+    /// is the embedder's backplane, if it has one of its own.
     pub fn start<H: Handler + Send + 'static>(
         self: &Arc<Self>,
         handler: impl Fn() -> H,
         inherit: Inherit,
+        carrier: Option<Box<dyn Carrier>>,
     ) -> Result<(), StartError> {
         let mut phase = self.lock();
         if *phase != Phase::New {
             return Err(StartError::Phase("the server was started already"));
         }
+        let prepare = |backplane: &Arc<Backplane>| backplane.prepare(carrier);
+        let prepared = self.backplane.as_ref().map(prepare).transpose()?;
         let (shards, ports) = self.make_shards(handler, inherit)?;
         // Before the first callback, which may ask for them.
         let _ = self.ports.set(ports);
         self.shards_left.store(shards.len(), SeqCst);
+        self.threads_left.store(shards.len(), SeqCst);
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(prepared) = prepared {
+            let spawned = self.start_backplane(prepared);
+            *phase = if spawned.is_err() { Phase::Stopped } else { Phase::New };
+            threads.push(spawned.map_err(StartError::Thread)?);
+        }
+        let others = threads.len();
         for (index, shard) in shards.into_iter().enumerate() {
             let server = self.clone();
             let spawned = thread::Builder::new()
@@ -169,10 +192,14 @@ impl Server {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     // Shards never begun are not waited for; the others are told to end.
-                    let missing = self.tables.len() - threads.len();
+                    let missing = self.tables.len() - (threads.len() - others);
                     self.shards_left.fetch_sub(missing, SeqCst);
+                    self.threads_left.fetch_sub(missing, SeqCst);
                     *phase = if threads.is_empty() { Phase::Stopped } else { Phase::Stopping };
                     self.post_stop(CloseFrame::EMPTY, Duration::ZERO, Duration::ZERO);
+                    if let Some(backplane) = self.backplane.as_ref().filter(|_| threads.len() == others) {
+                        backplane.stop();
+                    }
                     return Err(StartError::Thread(error));
                 }
             }
@@ -248,7 +275,13 @@ impl Server {
         let open_files = |files: &StaticFiles| Files::open(&files.prefix, &files.directory);
         let files = self.settings().files.iter().map(open_files).collect::<io::Result<_>>();
         let files = files.map_err(|error| StartError::Config(format!("http.static: {error}")))?;
-        Ok(Arc::new(ServerPages::new(self.tables.clone(), self.topics.clone(), self.gate.clone(), files)))
+        Ok(Arc::new(ServerPages::new(
+            self.tables.clone(),
+            self.topics.clone(),
+            self.gate.clone(),
+            self.backplane.clone(),
+            files,
+        )))
     }
 
     fn acceptor(&self) -> Result<Arc<Acceptor>, StartError> {
@@ -314,6 +347,28 @@ impl Server {
         OWN_SERVER.set(std::ptr::from_ref(self) as usize);
         shard.run(|| self.shards_left.fetch_sub(1, SeqCst) == 1);
         if self.shards_left.load(SeqCst) == 0 {
+            // What was published until now is still handed over.
+            if let Some(backplane) = &self.backplane {
+                backplane.stop();
+            }
+        }
+        self.end_thread();
+    }
+
+    fn start_backplane(self: &Arc<Self>, prepared: Prepared) -> io::Result<JoinHandle<()>> {
+        let inlet: Arc<dyn Inlet> = self.clone();
+        let server = self.clone();
+        self.threads_left.fetch_add(1, SeqCst);
+        prepared.start(Arc::downgrade(&inlet), move |run| {
+            OWN_SERVER.set(Arc::as_ptr(&server) as usize);
+            run();
+            server.end_thread();
+        })
+    }
+
+    /// With the last thread that has nothing more to do the server has stopped.
+    fn end_thread(&self) {
+        if self.threads_left.fetch_sub(1, SeqCst) == 1 {
             *self.lock() = Phase::Stopped;
             self.stopped.notify_all();
         }
@@ -539,7 +594,7 @@ mod tests {
         let shards = start(&server).unwrap();
         assert_eq!(shards.len(), 1);
         assert!(matches!(start(&server), Err(StartError::Phase(_))));
-        assert!(matches!(server.start(|| Nobody, NOTHING_INHERITED), Err(StartError::Phase(_))));
+        assert!(matches!(server.start(|| Nobody, NOTHING_INHERITED, None), Err(StartError::Phase(_))));
         assert_eq!(server.wait(Some(Duration::ZERO)), Waited::TimedOut);
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::files::Files;
+use crate::backplane::{Backplane, Counts};
 use crate::config::HttpPages;
 use crate::engine::limits::Gate;
 use crate::engine::plain::{Pages, Reply};
@@ -17,12 +18,19 @@ pub struct ServerPages {
     tables: Vec<Arc<Table>>,
     topics: Arc<Topics>,
     gate: Arc<Gate>,
+    backplane: Option<Arc<Backplane>>,
     files: Vec<Files>,
 }
 
 impl ServerPages {
-    pub fn new(tables: Vec<Arc<Table>>, topics: Arc<Topics>, gate: Arc<Gate>, files: Vec<Files>) -> Self {
-        Self { tables, topics, gate, files }
+    pub fn new(
+        tables: Vec<Arc<Table>>,
+        topics: Arc<Topics>,
+        gate: Arc<Gate>,
+        backplane: Option<Arc<Backplane>>,
+        files: Vec<Files>,
+    ) -> Self {
+        Self { tables, topics, gate, backplane, files }
     }
 }
 
@@ -42,12 +50,10 @@ impl Pages for ServerPages {
             _ => {
                 let form = MetricsForm::wanted(request);
                 let headers = format!("{NO_STORE}Content-Type: {}\r\n", form.content_type());
-                Reply::new(
-                    200,
-                    headers,
-                    metrics_text(&self.tables, &self.topics, self.gate.windows.taken_bytes() as u64, form)
-                        .into_bytes(),
-                )
+                let counts = self.backplane.as_ref().map(|backplane| backplane.counts()).unwrap_or_default();
+                let deflate_bytes = self.gate.windows.taken_bytes() as u64;
+                let text = metrics_text(&self.tables, &self.topics, counts, deflate_bytes, form);
+                Reply::new(200, headers, text.into_bytes())
             }
         })
     }
@@ -86,7 +92,13 @@ impl MetricsForm {
 }
 
 /// The sums of all shards.
-pub fn metrics_text(tables: &[Arc<Table>], topics: &Topics, deflate_bytes: u64, form: MetricsForm) -> String {
+pub fn metrics_text(
+    tables: &[Arc<Table>],
+    topics: &Topics,
+    backplane: Counts,
+    deflate_bytes: u64,
+    form: MetricsForm,
+) -> String {
     let mut text = String::new();
     let sum = |count: fn(&Counters) -> &Count| -> u64 {
         tables.iter().map(|table| count(&table.counters).get()).sum()
@@ -118,6 +130,9 @@ pub fn metrics_text(tables: &[Arc<Table>], topics: &Topics, deflate_bytes: u64, 
     row("deflate_bytes", "gauge", "Set aside for the windows of compressed connections.", deflate_bytes);
     row("topics", "gauge", "Topics with a subscriber.", topics.topics());
     row("subscriptions", "gauge", "Subscribers of all topics together.", topics.subscribers());
+    row("backplane_received", "counter", "Messages published on other servers.", backplane.received);
+    row("backplane_sent", "counter", "Publishes handed over to other servers.", backplane.sent);
+    row("backplane_lost", "counter", "Publishes that other servers never get.", backplane.lost);
     row("faults", "counter", "Bugs of the library that were contained.", sum(|of| &of.faults));
     if form == MetricsForm::OpenMetrics {
         text.push_str("# EOF\n");

@@ -47,8 +47,24 @@ impl Server {
         Ok(Done::Now)
     }
 
-    /// To all subscribers but `skipped`.
+    /// To all subscribers but `skipped`, and to those of other servers.
     pub fn publish(
+        &self,
+        turn: Option<&mut Turn<'_>>,
+        topic: &[u8],
+        message: &Arc<Message>,
+        wish: Wish,
+        skipped: ConnId,
+    ) -> Result<Outcomes, Misuse> {
+        let outcomes = self.publish_here(turn, topic, message, wish, skipped)?;
+        if let Some(backplane) = &self.backplane {
+            backplane.publish(topic, message.kind, wish, message.payload.as_slice());
+        }
+        Ok(outcomes)
+    }
+
+    /// To all subscribers of this server but `skipped`.
+    pub(super) fn publish_here(
         &self,
         mut turn: Option<&mut Turn<'_>>,
         topic: &[u8],

@@ -688,7 +688,9 @@ impl Handler for Script {
             EventKind::Topic { joined: false, subscribers } => Told::Left(text(), subscribers),
             EventKind::Listener => Told::Listener,
             EventKind::Fault => Told::Fault,
-            EventKind::Stopped | EventKind::ThreadStart | EventKind::ThreadStop => return,
+            EventKind::Backplane(_) | EventKind::Stopped | EventKind::ThreadStart | EventKind::ThreadStop => {
+                return;
+            }
         };
         self.told.borrow_mut().push((event.conn, told));
         let reaction = self.reaction.clone();
