@@ -23,7 +23,7 @@ pub mod topics;
 pub mod turn;
 mod writing;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ use routes::Routes;
 use submitted::Submitted;
 use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
 use timers::Timers;
-use topics::{Found, Place, Publication, Topic, Topics};
+use topics::{Found, Place, Publication, Topic, Topics, Untold};
 use turn::{EventView, Handler, Message, Turn};
 use writing::Outgoing;
 
@@ -75,6 +75,8 @@ pub struct Engine {
     timers: Timers,
     spares: Spares,
     events: VecDeque<Event>,
+    /// What is to be told before the CLOSE that is among them.
+    last_changes: HashMap<ConnId, Vec<Untold>>,
     /// Connections that the flush must look at.
     dirty: VecDeque<Slot>,
     /// Connections that have more to write, or more requests to answer, than one turn's share.
@@ -190,12 +192,8 @@ pub enum Command {
         topic: Arc<Topic>,
         place: Place,
     },
-    TellTopic {
-        conn: ConnId,
-        topic: Arc<Topic>,
-        joined: bool,
-        subscribers: u64,
-    },
+    /// Somebody has come to a topic or gone.
+    TellChanges,
     Stop {
         frame: Box<CloseFrame>,
         spread: Duration,
@@ -257,6 +255,7 @@ impl Engine {
             timers: Timers::new(now),
             spares: Spares::default(),
             events: VecDeque::new(),
+            last_changes: HashMap::new(),
             dirty: VecDeque::new(),
             unfinished: Vec::new(),
             replies_in_turn: 0,
@@ -413,11 +412,10 @@ impl Engine {
             let is_told = match event.kind {
                 EventKind::Close { .. } => {
                     entry_of(&self.entries, slot).set_life(event.conn.generation(), Life::Closed);
-                    if let Some(left) = self.leave_all(event.conn) {
+                    match self.leave_all(event) {
+                        Some(close) => event = close,
                         // First that, each as an event of its own.
-                        self.events.push_front(event);
-                        left.into_iter().rev().for_each(|event| self.events.push_front(event));
-                        continue;
+                        None => continue,
                     }
                     self.connections[slot as usize].flags.close_delivered = true;
                     let counters = &self.table.counters;
@@ -554,13 +552,7 @@ impl Engine {
             }
             Command::Publish { topic, publication } => self.publish(topic, *publication),
             Command::Leave { topic, place } => self.leave(&topic, place),
-            Command::TellTopic { conn, topic, joined, subscribers } => {
-                let Some(slot) = self.find(conn) else { return };
-                let kind = EventKind::Topic { joined, subscribers };
-                if self.wants(self.connections[slot as usize].route as usize, kind) {
-                    self.events.push_back(Event { conn, kind, body: Body::copied(topic.name()) });
-                }
-            }
+            Command::TellChanges => self.tell_changes(),
             Command::Stop { frame, spread, deadline } => self.stop(*frame, spread, deadline),
             Command::Look { conn } => {
                 if let Some(slot) = self.find(conn) {

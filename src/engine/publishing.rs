@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::connection::Stage;
 use super::event::{Body, Event, EventKind};
-use super::topics::{Change, Place, Publication, Topic};
+use super::topics::{Change, Place, Publication, Topic, Untold};
 use super::writing::Outgoing;
 use crate::id::ConnId;
 
@@ -96,21 +97,42 @@ impl Engine {
         }
     }
 
-    /// A connection that is over is in no topic any more: what is to be told of that, if anything.
-    pub(super) fn leave_all(&mut self, conn: ConnId) -> Option<Vec<Event>> {
+    /// Who has come to a topic and gone is told, in that order; who is over meanwhile before its CLOSE.
+    pub(super) fn tell_changes(&mut self) {
+        for untold in self.topics.take_untold(self.shard.into()) {
+            let connection = &self.connections[untold.conn.slot() as usize];
+            // Its stream may have ended long ago.
+            let is_there = connection.id == untold.conn && connection.stage != Stage::Vacant;
+            if !is_there || !self.routes.get(connection.route as usize).wants.topic {
+                continue;
+            }
+            if connection.flags.close_queued {
+                self.last_changes.entry(untold.conn).or_default().push(untold);
+            } else {
+                self.events.push_back(event_of(&untold));
+            }
+        }
+    }
+
+    /// A connection that is over is in no topic any more. If somebody must be told of that, its
+    /// CLOSE is queued behind it.
+    pub(super) fn leave_all(&mut self, close: Event) -> Option<Event> {
+        let conn = close.conn;
         // What was published before it ended goes out as what was sent before does.
         self.settle(conn);
-        let left = self.topics.leave_all(conn, self.entry(conn.slot()));
-        let route = self.connections[conn.slot() as usize].route as usize;
-        if left.is_empty() || !self.routes.get(route).wants.topic {
-            return None;
-        }
-        let event = |change: Change| {
-            let kind = EventKind::Topic { joined: false, subscribers: change.subscribers };
-            Event { conn, kind, body: Body::copied(change.topic.name()) }
-        };
-        Some(left.into_iter().map(event).collect())
+        self.topics.leave_all(conn, self.entry(conn.slot()));
+        self.tell_changes();
+        let Some(changes) = self.last_changes.remove(&conn) else { return Some(close) };
+        self.events.push_front(close);
+        changes.iter().rev().for_each(|untold| self.events.push_front(event_of(untold)));
+        None
     }
+}
+
+fn event_of(untold: &Untold) -> Event {
+    let Untold { conn, joined, change: Change { topic, subscribers } } = untold;
+    let kind = EventKind::Topic { joined: *joined, subscribers: *subscribers };
+    Event { conn: *conn, kind, body: Body::copied(topic.name()) }
 }
 
 /// Subscribers that get something in one turn: so many writes. A millisecond, roughly.

@@ -5,8 +5,8 @@
 //! command, in its place among all others of its thread, and from there to the shard's subscribers
 //! in turns; see `publishing`.
 //!
-//! Locks are taken in this order: subscriptions, names, group; and nobody is called under one but
-//! a mailbox and the watcher. They are fair now and then, as the standard library's are not: a
+//! Locks are taken in this order: subscriptions, names, group, untold; and nobody is called under
+//! one but a mailbox and the watcher. They are fair now and then, as the standard library's are not: a
 //! thread that does nothing but publish must not keep a shard from its subscribers.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -32,6 +32,9 @@ pub struct Topics {
     names: [Mutex<HashMap<Arc<[u8]>, Listed>>; STRIPES],
     /// For each shard what its connections are in, by slot and topic.
     subscriptions: Box<[Mutex<Subscriptions>]>,
+    /// For each shard who has come and gone, until its embedder is told; nothing if nobody asks.
+    /// Filled under the lock of the subscriptions, so that it is in their order.
+    untold: Option<Box<[Mutex<VecDeque<Untold>>]>>,
     topics: AtomicU64,
     /// Topics that ever were.
     numbers: AtomicU64,
@@ -143,10 +146,17 @@ pub struct Outcomes {
 }
 
 /// Somebody has come or gone.
+#[derive(Clone)]
 pub struct Change {
     pub topic: Arc<Topic>,
     /// Its subscribers now.
     pub subscribers: u64,
+}
+
+pub(super) struct Untold {
+    pub(super) conn: ConnId,
+    pub(super) joined: bool,
+    pub(super) change: Change,
 }
 
 /// Where a connection was that has left a topic.
@@ -173,11 +183,13 @@ impl Topic {
 }
 
 impl Topics {
-    pub fn new(shards: usize) -> Self {
+    /// With `is_told` shards hear of who comes and goes, by [`Command::TellChanges`].
+    pub fn new(shards: usize, is_told: bool) -> Self {
         Self {
             hasher: RandomState::new(),
             names: Default::default(),
             subscriptions: (0..shards).map(|_| Mutex::default()).collect(),
+            untold: is_told.then(|| (0..shards).map(|_| Mutex::default()).collect()),
             topics: AtomicU64::new(0),
             numbers: AtomicU64::new(0),
             subscribers: AtomicU64::new(0),
@@ -242,6 +254,7 @@ impl Topics {
         };
         drop(names);
         self.subscribers.fetch_add(1, Relaxed);
+        self.note(conn, true, &change);
         let topic = change.topic.clone();
         let index = topic.groups[conn.shard()].get_or_init(Box::default).lock().join(conn);
         entry.topics.fetch_add(1, Relaxed);
@@ -266,11 +279,24 @@ impl Topics {
             subscriptions.remove(&key);
         }
         let change = self.uncount(topic);
+        self.note(conn, false, &change);
         Some((change, is_waiting.then_some(Place { index, conn })))
     }
 
+    fn note(&self, conn: ConnId, joined: bool, change: &Change) {
+        if let Some(untold) = &self.untold {
+            let untold_change = Untold { conn, joined, change: change.clone() };
+            untold[conn.shard()].lock().push_back(untold_change);
+        }
+    }
+
+    /// Who has come and gone since the last time.
+    pub(super) fn take_untold(&self, shard: usize) -> VecDeque<Untold> {
+        self.untold.as_ref().map_or_else(VecDeque::new, |untold| std::mem::take(&mut *untold[shard].lock()))
+    }
+
     /// A connection is over: it leaves all at once, and nothing more comes.
-    pub(super) fn leave_all(&self, conn: ConnId, entry: &Entry) -> Vec<Change> {
+    pub(super) fn leave_all(&self, conn: ConnId, entry: &Entry) {
         let mut subscriptions = self.subscriptions[conn.shard()].lock();
         let mut left = Vec::new();
         while let Some((&key, _)) = subscriptions.range(all_of(conn)).next() {
@@ -278,17 +304,14 @@ impl Topics {
         }
         entry.topics.store(0, Relaxed);
         drop(subscriptions);
-        let go = |(index, Subscription { topic, has_left })| {
-            // Who has left already goes with the end of the round.
-            if has_left {
-                return None;
-            }
+        // Who has left already goes with the end of the round.
+        for (index, Subscription { topic, .. }) in left.into_iter().filter(|(_, of)| !of.has_left) {
             if let Some(mut group) = topic.group(conn.shard()) {
                 group.remove(index);
             }
-            Some(self.uncount(topic))
-        };
-        left.into_iter().filter_map(go).collect()
+            let change = self.uncount(topic);
+            self.note(conn, false, &change);
+        }
     }
 
     /// What a connection was published and not sent, of all its topics, in no order.

@@ -134,10 +134,10 @@ impl Server {
         let mut server = Self {
             config: Mutex::new(config.clone()),
             settings: RwLock::new(Arc::new(settings)),
-            routes: Arc::new(routes),
             certificates: Arc::default(),
             tables: (0..shards).map(|_| Arc::default()).collect(),
-            topics: Arc::new(Topics::new(shards)),
+            topics: Arc::new(Topics::new(shards, routes.want_topics())),
+            routes: Arc::new(routes),
             backplane: None,
             gate: Arc::default(),
             mailboxes: OnceLock::new(),

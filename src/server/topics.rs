@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Done, Server};
 use crate::engine::Command;
 use crate::engine::table::Life;
-use crate::engine::topics::{Change, Outcomes, Surroundings, Topics};
+use crate::engine::topics::{Outcomes, Surroundings, Topics};
 use crate::engine::turn::{Message, Misuse, Turn};
 use crate::id::ConnId;
 use crate::protocol::deflate::Wish;
@@ -17,10 +17,10 @@ impl Server {
         check_name(topic)?;
         let (entry, _) = self.find(conn)?;
         let topics_max = self.settings().limits.topics;
-        let Some(change) = self.topics.subscribe(conn, entry.get(), topic, topics_max)? else {
+        if self.topics.subscribe(conn, entry.get(), topic, topics_max)?.is_none() {
             return Ok(Done::Already);
-        };
-        self.tell_change(turn, conn, change, true);
+        }
+        self.tell_changes(turn, conn);
         Ok(Done::Now)
     }
 
@@ -40,10 +40,10 @@ impl Server {
         };
         if let Some(place) = place {
             // If the shard is gone so is whatever was coming.
-            let topic = change.topic.clone();
+            let topic = change.topic;
             let _ = self.post(turn.as_deref_mut(), conn, Command::Leave { topic, place });
         }
-        self.tell_change(turn, conn, change, false);
+        self.tell_changes(turn, conn);
         Ok(Done::Now)
     }
 
@@ -105,11 +105,10 @@ impl Server {
         &self.topics
     }
 
-    fn tell_change(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, change: Change, joined: bool) {
+    fn tell_changes(&self, turn: Option<&mut Turn<'_>>, conn: ConnId) {
         if self.routes.want_topics() {
-            let Change { topic, subscribers } = change;
             // If the shard is gone there is nobody to tell.
-            let _ = self.post(turn, conn, Command::TellTopic { conn, topic, joined, subscribers });
+            let _ = self.post(turn, conn, Command::TellChanges);
         }
     }
 }

@@ -709,6 +709,44 @@ static void a_change_may_be_published_and_undone_where_it_is_told(void)
     host_end(h);
 }
 
+/* Each coming is told, and then its going. */
+static void check_comings_and_goings(fdx_conn conn)
+{
+    size_t i;
+    int is_in = 0;
+
+    pthread_mutex_lock(&h->lock);
+    for (i = 0; i < h->count; i++) {
+        if (h->events[i].type != FDX_EV_TOPIC || h->events[i].conn != conn)
+            continue;
+        CHECK(is_in == (h->events[i].code == FDX_TOPIC_LEFT));
+        is_in = !is_in;
+    }
+    pthread_mutex_unlock(&h->lock);
+    CHECK(!is_in);
+}
+
+static void each_coming_is_told_and_then_its_going_however_soon_the_end_comes(void)
+{
+    unsigned round;
+
+    h = host_start_with("threads = 2\n", ON_USUAL, FDX_ROUTE_TOPIC, NULL, NULL);
+    for (round = 1; round <= times(300, 20); round++) {
+        member m = member_in(round, "tea");
+
+        /* What is asked for now meets the end of the connection. */
+        client_reset(&m.c);
+        CHECK_ANY3(FDX_OK, FDX_E_NO_CONN, FDX_E_CLOSING, fdx_unsubscribe(h->server, m.conn, "tea", 3));
+        if (round % 2)
+            CHECK_ANY3(FDX_OK, FDX_E_NO_CONN, FDX_E_CLOSING, fdx_subscribe(h->server, m.conn, "coffee", 6));
+        host_await(h, FDX_EV_CLOSE, round);
+        check_comings_and_goings(m.conn);
+    }
+    CHECK(nobody_is_in_any_topic());
+    check_topic_events_are_of_the_open_life();
+    host_end_with(h, 0);
+}
+
 /* Takes events out of the queue until the nth of this type has come. */
 static seen take_until(uint16_t type, size_t nth)
 {
@@ -1041,6 +1079,7 @@ int main(void)
     PROVE(joining_and_leaving_is_told_to_who_asked_and_the_end_comes_before_the_close);
     PROVE(nobody_is_told_who_did_not_ask);
     PROVE(a_change_may_be_published_and_undone_where_it_is_told);
+    PROVE(each_coming_is_told_and_then_its_going_however_soon_the_end_comes);
     PROVE(a_queue_has_the_changes_of_topics_too);
     PROVE(threads_publish_in_their_order_while_subscribers_come_and_die);
     PROVE(every_thread_may_do_everything_at_once);

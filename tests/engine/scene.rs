@@ -175,7 +175,7 @@ impl Setup {
             looked_at: Rc::default(),
             reaction: Rc::new(RefCell::new(Box::new(echo))),
         };
-        let topics = Arc::new(Topics::new(self.shards));
+        let topics = Arc::new(Topics::new(self.shards, true));
         let (mut shards, mut tables, mut mailboxes) = (Vec::new(), Vec::new(), Vec::new());
         for shard in 0..self.shards {
             let driver = world.driver();
@@ -325,12 +325,12 @@ impl<W: World> Scene<W> {
             | Command::SetData { conn, .. }
             | Command::Accept { conn, .. }
             | Command::Look { conn }
-            | Command::TellTopic { conn, .. }
             | Command::Answer { conn, .. } => *conn,
             // The messages of a submission count nothing here: what is taken from nothing stays nothing.
             Command::SendMany(_)
             | Command::Publish { .. }
             | Command::Leave { .. }
+            | Command::TellChanges
             | Command::Stop { .. }
             | Command::Apply(_)
             | Command::Tell(_) => ConnId::NONE,
@@ -596,9 +596,10 @@ impl Hub {
     pub fn subscribe(&self, turn: Option<&mut Turn<'_>>, conn: ConnId, topic: &str) -> Result<bool, Misuse> {
         let (entry, _) = self.tables[conn.shard()].find(conn).ok_or(Misuse::NoConnection)?;
         let change = self.topics.subscribe(conn, entry.get(), topic.as_bytes(), TOPICS_MAX)?;
-        let Some(change) = change else { return Ok(false) };
-        let (topic, subscribers) = (change.topic, change.subscribers);
-        self.post(turn, conn.shard(), Command::TellTopic { conn, topic, joined: true, subscribers });
+        if change.is_none() {
+            return Ok(false);
+        }
+        self.post(turn, conn.shard(), Command::TellChanges);
         Ok(true)
     }
 
@@ -608,12 +609,11 @@ impl Hub {
         let Some((change, place)) = self.topics.unsubscribe(conn, entry.get(), topic.as_bytes()) else {
             return false;
         };
-        let (topic, subscribers) = (change.topic, change.subscribers);
         if let Some(place) = place {
-            let command = Command::Leave { topic: topic.clone(), place };
+            let command = Command::Leave { topic: change.topic, place };
             self.post(turn.as_deref_mut(), conn.shard(), command);
         }
-        self.post(turn, conn.shard(), Command::TellTopic { conn, topic, joined: false, subscribers });
+        self.post(turn, conn.shard(), Command::TellChanges);
         true
     }
 

@@ -226,7 +226,7 @@ impl Conversation {
         routes.add("/*", Route { number: 0, wants, http: false, streams: false }).expect("a good pattern");
         let driver = kernel.driver(true);
         let (table, gate) = (Arc::new(Table::default()), Arc::new(Gate::default()));
-        let topics = Arc::new(Topics::new(4));
+        let topics = Arc::new(Topics::new(4, true));
         let parts = Parts {
             shard: 3,
             settings: settings.clone(),
@@ -252,6 +252,7 @@ impl Conversation {
             topics: topics.clone(),
             members: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            told_members: BTreeSet::new(),
             send: settings.send.clone(),
             habits: Habits::new(&mut dice, &plan, wants_upgrade),
             limit_bytes: settings.send.limit_bytes.max(other_settings.send.limit_bytes) as u64,

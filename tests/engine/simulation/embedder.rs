@@ -41,6 +41,8 @@ pub struct Shared {
     pub members: BTreeMap<&'static str, BTreeSet<ConnId>>,
     /// Who has left with the end of its connection, and was not told yet.
     pub leaving: BTreeMap<&'static str, BTreeSet<ConnId>>,
+    /// Who is in which topic, by the events.
+    pub told_members: BTreeSet<(ConnId, Vec<u8>)>,
     pub send: SendLimits,
     pub habits: Habits,
     pub limit_bytes: u64,
@@ -236,10 +238,9 @@ impl Shared {
             Err(Misuse::Limit) => Ok(None),
             Ok(None) if members.contains(&conn) => Ok(None),
             Ok(Some(change)) if life == Life::Open && members.insert(conn) => {
-                let (topic, subscribers) = (change.topic, change.subscribers);
-                match subscribers == members.len() as u64 {
-                    true => Ok(Some(Command::TellTopic { conn, topic, joined: true, subscribers })),
-                    false => Err(format!("{subscribers} are in a topic of {}", members.len())),
+                match change.subscribers == members.len() as u64 {
+                    true => Ok(Some(Command::TellChanges)),
+                    false => Err(format!("{} are in a topic of {}", change.subscribers, members.len())),
                 }
             }
             change => Err(format!("{conn:?} is {life:?} and joins {topic}: {:?}", change.map(|_| ()))),
@@ -260,10 +261,8 @@ impl Shared {
         if !was_in || change.subscribers != members.len() as u64 {
             return Err(format!("{conn:?} was not in {topic}, and has left it"));
         }
-        let (topic, subscribers) = (change.topic, change.subscribers);
-        let last = place.map(|place| Command::Leave { topic: topic.clone(), place });
-        let told = Command::TellTopic { conn, topic, joined: false, subscribers };
-        Ok(last.into_iter().chain([told]).collect())
+        let last = place.map(|place| Command::Leave { topic: change.topic, place });
+        Ok(last.into_iter().chain([Command::TellChanges]).collect())
     }
 
     /// As `Server::publish` does it, in a turn or from another thread, and remembers who it was
@@ -358,6 +357,19 @@ impl Shared {
         }
         if event.word != 0 && self.releases[event.word - 1].load(SeqCst) > 0 {
             return Err(format!("{conn:?} shows the word {}, which was released", event.word));
+        }
+        if let EventKind::Topic { joined, .. } = event.kind {
+            let place = (conn, event.payload.to_vec());
+            let is_news =
+                if joined { self.told_members.insert(place) } else { self.told_members.remove(&place) };
+            if !is_news {
+                return Err(format!("{conn:?} is told twice to have joined a topic or left it"));
+            }
+        }
+        if let EventKind::Close { .. } = event.kind {
+            if self.told_members.iter().any(|(member, _)| *member == conn) {
+                return Err(format!("{conn:?} is told to have joined a topic, and never to have left it"));
+            }
         }
         match event.kind {
             EventKind::Open => self.opened(conn),

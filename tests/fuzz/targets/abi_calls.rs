@@ -28,6 +28,7 @@ use fullduplex::ffi::send::*;
 use fullduplex::ffi::server::*;
 use fullduplex::ffi::stats::*;
 use fullduplex::ffi::status::*;
+use fullduplex::ffi::topic::*;
 use fullduplex_fuzz::clients::{Asked, Clients, faults};
 use fullduplex_fuzz::peer::is_hixie;
 use fullduplex_fuzz::script::Script;
@@ -181,7 +182,7 @@ impl Call {
         let whose = script.number();
         let number =
             if matches!(order, b'C' | b'V' | b'Q' | b'X' | b'I' | b'J') { script.number() } else { 0 };
-        let has_words = matches!(order, b'S' | b'B' | b'F' | b'M' | b'P' | b'Y' | b'N' | b'H' | b'G');
+        let has_words = b"SBFMPYNHGTUK".contains(&order);
         let words = if has_words { script.words().to_vec() } else { Vec::new() };
         Self { order, whose, words, number }
     }
@@ -211,13 +212,19 @@ impl Model {
             (known.is_ended, known.lasts) = (true, false);
         }
     }
+
+    fn all_end(&mut self) {
+        for known in self.connections.values_mut() {
+            (known.is_ended, known.lasts) = (true, false);
+        }
+    }
 }
 
 impl Program {
     unsafe fn new_server(&self, options: &[(&str, &str)]) -> *mut fdx_server {
         let handlers = fdx_handlers {
             struct_size: size_of::<fdx_handlers>() as u32,
-            flags: FDX_ROUTE_HTTP,
+            flags: FDX_ROUTE_HTTP | FDX_ROUTE_TOPIC,
             user_data: std::ptr::from_ref(self).cast_mut().cast(),
             drop: Some(on_drop_of_program),
             on_upgrade: self.is_asked.then_some(on_event as unsafe extern "C-unwind" fn(_, _, _)),
@@ -288,6 +295,9 @@ impl Program {
                     }
                     if is_text { results[0] } else { FDX_E_UTF8 }
                 }
+                b'T' => fdx_subscribe(server, conn, words.cast(), len),
+                b'U' => fdx_unsubscribe(server, conn, words.cast(), len),
+                b'K' => self.publish(call, conn),
                 b'P' => fdx_ping(server, conn, words, len),
                 b'C' => {
                     let code = CODES[call.number % CODES.len()];
@@ -348,7 +358,7 @@ impl Program {
             char::from(call.order)
         );
         match (call.order, stage) {
-            (b'J', _) => return,
+            (b'J' | b'K', _) => return,
             (b'V', _) => {
                 self.model.borrow_mut().options_have_changed = true;
                 return is(status, &[&[FDX_OK, FDX_E_CONFIG, FDX_E_STATE]]);
@@ -365,7 +375,7 @@ impl Program {
                 let is_there = lasts && stage != Stage::Closed;
                 return is(status, &[&refused, if is_there { &[] } else { &gone }]);
             }
-            (b'S' | b'B' | b'F' | b'M' | b'P' | b'C' | b'A' | b'Z' | b'R' | b'D' | b'I', _) => {}
+            (b'S' | b'B' | b'F' | b'M' | b'P' | b'C' | b'A' | b'Z' | b'R' | b'D' | b'I' | b'T' | b'U', _) => {}
             (b'Y' | b'N' | b'H' | b'G', _) => {}
             _ => return,
         }
@@ -374,6 +384,7 @@ impl Program {
             b'S' | b'F' | b'M' if !is_text => &[FDX_E_UTF8],
             // A fragment may end, and begin, inside a character.
             b'S' | b'F' if stage == Stage::Open => &[FDX_E_UTF8],
+            b'T' | b'U' if !(1..=255).contains(&len) => &[FDX_E_INVALID_ARG],
             b'P' if len > 125 => &[FDX_E_TOO_BIG],
             b'Y' | b'N' | b'G' if !is_text => &[FDX_E_UTF8],
             b'Y' | b'N' if len > 0 => &[FDX_E_INVALID_ARG],
@@ -384,6 +395,15 @@ impl Program {
             (Stage::Closing, b'I') => is(status, &[&[FDX_OK]]),
             (Stage::Closing, b'G') => is(status, &[&[FDX_E_STATE], wrong]),
             (Stage::Closing, _) => is(status, &[&gone, wrong]),
+            (Stage::Asked | Stage::Http, b'U') => is(status, &[&[FDX_ALREADY], &gone, wrong]),
+            (Stage::Open, b'T' | b'U') => {
+                let answer: &[fdx_status] = match (wrong.is_empty(), call.order) {
+                    (false, _) => wrong,
+                    (true, b'T') => &[FDX_OK, FDX_ALREADY, FDX_E_LIMIT],
+                    (true, _) => &[FDX_OK, FDX_ALREADY],
+                };
+                is(status, &[answer, ending]);
+            }
             (_, b'I') => is(status, &[&[FDX_OK], if lasts { &[] } else { &gone }]),
             (_, b'D') => {
                 is(status, &[&[FDX_OK], if lasts { &[] } else { &gone }]);
@@ -443,6 +463,37 @@ impl Program {
         }
         if call.order == b'D' && status == FDX_OK {
             self.model.borrow_mut().pointers += 1;
+        }
+    }
+
+    /// Publishes to the topic that the first byte names, all words that there are.
+    unsafe fn publish(&self, call: &Call, sender: fdx_conn) -> fdx_status {
+        let (server, topic) = (self.server.get(), &call.words[..call.words.len().min(1)]);
+        let kind = if call.number % 2 == 0 { FDX_TEXT } else { FDX_BINARY };
+        let flags = if call.number % 3 == 0 { FDX_F_SKIP_SENDER } else { 0 };
+        // SAFETY: the server is live; all pointers are good for the time of the calls.
+        unsafe {
+            let mut subscribers = 0;
+            let counted = fdx_topic_count(server, topic.as_ptr().cast(), topic.len(), &mut subscribers);
+            let msg = fdx_msg_new(kind, call.words.as_ptr().cast(), call.words.len());
+            let mut result: fdx_publish_result = std::mem::zeroed();
+            result.struct_size = size_of::<fdx_publish_result>() as u32;
+            let (name, len) = (topic.as_ptr().cast(), topic.len());
+            let status = fdx_publish(server, name, len, msg, flags, sender, &mut result);
+            fdx_msg_unref(msg);
+            let is_good = !topic.is_empty() && !msg.is_null();
+            assert_eq!(counted, if topic.is_empty() { FDX_E_INVALID_ARG } else { FDX_OK });
+            match status {
+                FDX_OK => assert!(is_good),
+                FDX_E_TOO_BIG => assert!(is_good && call.words.len() > 1000),
+                status => assert_eq!((status, is_good), (FDX_E_INVALID_ARG, false)),
+            }
+            assert!(result.queued + result.high_water + result.dropped <= subscribers);
+            if result.dropped > 0 {
+                // `send.full` may close any of them.
+                self.model.borrow_mut().all_end();
+            }
+            status
         }
     }
 
@@ -517,6 +568,10 @@ impl Program {
             client: None,
         });
         known.stage = after;
+        if u32::from(event.r#type) == FDX_EV_TOPIC && event.code == FDX_TOPIC_LEFT {
+            // Perhaps because it is over.
+            (known.is_ended, known.lasts) = (true, false);
+        }
         if u32::from(event.r#type) == FDX_EV_OPEN {
             known.client = self.client_of(event.conn);
             if let Some(client) = known.client {
