@@ -182,6 +182,15 @@ def test_a_wrong_password_is_told_without_the_password_and_tried_again(broker, n
     assert "secret" not in a.stderr() + b.stderr()
 
 
+def test_what_is_no_redis_is_told_in_one_line_and_local_delivery_works(nodes, audience):
+    (other,) = nodes(1, None)
+    (node,) = nodes(1, f"redis://127.0.0.1:{other.port}")
+    assert node.await_news("down") == f"127.0.0.1:{other.port}: it speaks something else than Redis"
+    hear_each_other(audience, [Speaker(node, "room", "ann")], [audience.join(node, "room")])
+    node.stop()
+    assert all(line.startswith("warning fullduplex::backplane: down: ") for line in node.stderr().splitlines())
+
+
 # -- in bad days -------------------------------------------------------------------------------------------
 
 
