@@ -89,7 +89,7 @@ impl Stage {
         let server = Arc::new(Server::new(&config, routes));
         let embedder = Embedder::default();
         embedder.0.server.set(server.clone()).ok().expect("it is the first");
-        server.start(|| embedder.clone(), |_| Err(ErrorKind::Unsupported.into())).unwrap();
+        server.start(|| embedder.clone(), |_| Err(ErrorKind::Unsupported.into()), None).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], server.port(0).unwrap()));
         let mut bystander = Client::connect(address, Dialect::Rfc6455);
         bystander.says(&peer::request(Dialect::Rfc6455, "/"));

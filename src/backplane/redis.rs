@@ -51,7 +51,7 @@ enum Routes {
         link: usize,
         server: usize,
     },
-    Sharded(Sharded),
+    Sharded(Box<Sharded>),
 }
 
 /// Sharded pub/sub: each master has the channels of its slots.
@@ -135,7 +135,7 @@ impl Courier {
             is_stopping: false,
         };
         match options.sharded {
-            true => courier.routes = Routes::Sharded(sharded()),
+            true => courier.routes = Routes::Sharded(Box::new(sharded())),
             false => {
                 let first = courier.servers[0].clone();
                 courier.add_link(first, Instant::now());
@@ -242,8 +242,10 @@ impl Courier {
         }
         let server = server_of(&self.servers[0], &map.masters[owner]);
         let index = self.add_link(server, Instant::now());
-        if let Routes::Sharded(Sharded { map: Some((_, links)), .. }) = &mut self.routes {
-            links[owner] = Some(index);
+        if let Routes::Sharded(sharded) = &mut self.routes {
+            if let Some((_, links)) = &mut sharded.map {
+                links[owner] = Some(index);
+            }
         }
         Some(index)
     }
@@ -262,8 +264,10 @@ impl Courier {
         match event.token() {
             WAKER => {}
             SCOUT => {
-                if let Routes::Sharded(Sharded { scout: Some(scout), .. }) = &mut self.routes {
-                    scout.wire.note(is_readable, is_writable);
+                if let Routes::Sharded(sharded) = &mut self.routes {
+                    if let Some(scout) = &mut sharded.scout {
+                        scout.wire.note(is_readable, is_writable);
+                    }
                 }
             }
             token => {
@@ -276,7 +280,7 @@ impl Courier {
 
     /// Everybody reads what has come and writes what there is.
     fn turn(&mut self, now: Instant) {
-        let is_paused = matches!(&self.routes, Routes::Sharded(Sharded { next: Some(_), .. }));
+        let is_paused = matches!(&self.routes, Routes::Sharded(sharded) if sharded.next.is_some());
         let mut notices = Vec::new();
         for (&index, link) in &mut self.links {
             let before = notices.len();
@@ -503,7 +507,10 @@ impl Courier {
                 report.told = Some(News::Up);
                 let servers: Vec<String> =
                     self.links.values().map(|link| link.server.addr().to_string()).collect();
-                shared.tell(News::Up, &servers.join(", "));
+                // Sharded, the first channel makes the first link.
+                let why =
+                    if servers.is_empty() { "the cluster is known".to_string() } else { servers.join(", ") };
+                shared.tell(News::Up, &why);
                 if report.was_down {
                     report.gap = None;
                     shared.tell(News::Gap, "the connection was down");

@@ -237,19 +237,23 @@ impl Wire {
         Ok(())
     }
 
+    /// As much as without TLS: rustls takes some kilobytes at a time.
     fn read_sealed(&mut self) -> io::Result<()> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
-        let read = tls.read_tls(&mut self.socket);
         let broken = |error: rustls::Error| io::Error::other(error.to_string());
-        let state = tls.process_new_packets().map_err(broken)?;
-        let start = self.inbox.bytes.len();
-        let len = state.plaintext_bytes_to_read();
-        self.inbox.bytes.resize(start + len, 0);
-        tls.reader().read_exact(&mut self.inbox.bytes[start..])?;
-        if state.peer_has_closed() || matches!(read, Ok(0)) {
-            (self.is_ended, self.is_readable) = (true, false);
+        let end = self.inbox.bytes.len() + READ_BYTES;
+        while self.inbox.bytes.len() < end {
+            let read = tls.read_tls(&mut self.socket);
+            let state = tls.process_new_packets().map_err(broken)?;
+            let start = self.inbox.bytes.len();
+            self.inbox.bytes.resize(start + state.plaintext_bytes_to_read(), 0);
+            tls.reader().read_exact(&mut self.inbox.bytes[start..])?;
+            if read? == 0 || state.peer_has_closed() {
+                (self.is_ended, self.is_readable) = (true, false);
+                break;
+            }
         }
-        read.map(|_| ())
+        Ok(())
     }
 
     pub fn close(mut self, registry: &Registry) {
