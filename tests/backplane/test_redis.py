@@ -45,7 +45,8 @@ def in_order(member, name):
 
 
 @pytest.mark.parametrize("count, threads", [(2, 1), (3, 1), (2, 2)], ids=["two", "three", "two of two shards"])
-def test_every_subscriber_of_every_server_hears_every_message_once_in_its_publishers_order(broker, nodes, audience, count, threads):
+def test_every_subscriber_of_every_server_hears_every_message_once_in_its_publishers_order(
+        broker, nodes, audience, count, threads):
     redis = broker(Redis)
     servers = nodes(count, redis.url, {"threads": threads})
     members = [member for some in meet(redis, audience, servers, count=3) for member in some]
@@ -64,12 +65,13 @@ def test_every_subscriber_of_every_server_hears_every_message_once_in_its_publis
     assert all(server.stats()["lost"] == 0 for server in servers)
 
 
-def test_messages_of_every_kind_and_size_come_through_as_they_are(broker, nodes, audience):
-    redis = broker(Redis)
-    a, b = nodes(2, redis.url)
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_messages_of_every_kind_and_size_come_through_as_they_are(broker, nodes, audience, authority, here, scheme):
+    redis = broker(Redis, pair=here if scheme == "rediss" else None)
+    a, b = nodes(2, redis.url, {"backplane.ca": authority.file})
     [(sender, _), (_, there)] = meet(redis, audience, [a, b], count=2)
-    messages = [(TEXT, "Grüße, 世界 👋".encode()), (BINARY, bytes(range(256))), (TEXT, b""), (BINARY, b""), (BINARY, b"*3\r\n$7\r\n"),
-                (BINARY, bytes(1_000_000)), (TEXT, b"x" * 70_000)]
+    messages = [(TEXT, "Grüße, 世界 👋".encode()), (BINARY, bytes(range(256))), (TEXT, b""), (BINARY, b""),
+                (BINARY, b"*3\r\n$7\r\n"), (BINARY, bytes(4_000_000)), *[(TEXT, b"x" * 70_000)] * 20]
     for kind, payload in messages:
         sender.wire.send(frame(kind, payload))
     audience.wait_until(lambda: len(there.heard) == len(messages), "all have come")
@@ -149,7 +151,12 @@ def test_with_rediss_it_is_tls_and_the_certificate_is_looked_at(broker, nodes, a
     redis = broker(Redis, pair=here)
     a, b = nodes(2, redis.url, {"backplane.ca": authority.file})
     members = meet(redis, audience, [a, b])
-    hear_each_other(audience, [Speaker(a, "room", "ann"), Speaker(b, "room", "bob")], members)
+    speakers = [Speaker(a, "room", "ann"), Speaker(b, "room", "bob")]
+    hear_each_other(audience, speakers, members)
+    redis.restart()
+    for node in (a, b):
+        node.await_news("gap")
+    hear_each_other(audience, speakers, members)
 
     (stranger,) = nodes(1, redis.url)  # trusts whom the system does
     assert "certificate" in stranger.await_news("down").lower()
