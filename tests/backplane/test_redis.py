@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from support.brokers import Redis, wait_until
-from support.nodes import Chatter, Speaker, order, wait_until_subscribed, wait_until_up
+from support.brokers import BadLine, Redis, wait_until
+from support.nodes import Chatter, Node, Speaker, order, wait_until_subscribed, wait_until_up
 from support.wire import BINARY, TEXT, frame
 
 CHANNEL = "fdx:room"
@@ -377,6 +377,27 @@ def test_a_publisher_whose_connection_breaks_again_and_again_loses_nothing_and_r
     audience.wait_until_heard([at_a, at_b], "ann", [ann.said - 1])
     assert at_a.numbers["ann"] == at_b.numbers["ann"] == list(range(ann.said))
     assert b.news_so_far() == [] and a.stats()["lost"] == 0
+
+
+def test_over_a_line_that_breaks_in_the_middle_of_anything_nothing_is_lost_or_repeated(broker, nodes, audience):
+    redis = broker(Redis)
+    lives = [*range(1, 60, 7), *range(400, 4000, 173)]
+    (b,) = nodes(1, redis.url)
+    at_b = audience.join(b, "room")
+    wait_until_subscribed(redis, CHANNEL, 1)
+    with BadLine(redis, lives) as line, Node(f"redis://127.0.0.1:{line.port}") as a:
+        at_a = audience.join(a, "room")
+        ann, bob = Speaker(a, "room", "ann"), Speaker(b, "room", "bob")
+        with Chatter(ann, 200), Chatter(bob, 200):
+            wait_until(lambda: not line.lives, "all connections that were to break have begun")
+            wait_until_subscribed(redis, CHANNEL, 2)
+            audience.wait_until_heard([at_a, at_b], "ann", [ann.said + 200])
+        audience.wait_until_heard([at_a, at_b], "ann", [ann.said - 1])
+        assert at_a.numbers["ann"] == at_b.numbers["ann"] == list(range(ann.said))
+        # When A can't listen, it misses what is said meanwhile.
+        assert in_order(at_a, "bob")
+        assert a.stats()["lost"] == b.stats()["lost"] == 0
+        hear_each_other(audience, [ann, bob], [at_a, at_b])
 
 
 def test_when_the_master_is_demoted_the_servers_follow_to_the_new_one(tmp_path, nodes, audience):
