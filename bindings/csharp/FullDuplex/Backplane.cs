@@ -41,9 +41,9 @@ namespace FullDuplex
     /// <summary>The border to the library's thread for such a backplane: as <see cref="Border"/>, for calls that no route has.</summary>
     internal static unsafe class BackplaneBorder
     {
-        private static readonly Native.PublishFn PublishFn = Publish;
-        private static readonly Native.ChannelFn SubscribeFn = Subscribe;
-        private static readonly Native.ChannelFn UnsubscribeFn = Unsubscribe;
+        private static readonly Native.fdx_backplane_publish_fn PublishFn = Publish;
+        private static readonly Native.fdx_backplane_channel_fn SubscribeFn = Subscribe;
+        private static readonly Native.fdx_backplane_channel_fn UnsubscribeFn = Unsubscribe;
 
         [ThreadStatic] private static bool isKnownToCollector;
 

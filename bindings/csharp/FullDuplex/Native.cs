@@ -202,13 +202,11 @@ namespace FullDuplex
         [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
         internal delegate void fdx_log_fn(IntPtr user_data, int level, ulong conn, byte* target, byte* text, UIntPtr len);
 
-        /// <summary>What <c>fdx_backplane.publish</c> points to.</summary>
         [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
-        internal delegate void PublishFn(IntPtr user_data, IntPtr server, byte* channel, UIntPtr len, byte* envelope, UIntPtr elen);
+        internal delegate void fdx_backplane_publish_fn(IntPtr user_data, IntPtr server, byte* channel, UIntPtr len, byte* envelope, UIntPtr elen);
 
-        /// <summary>What <c>fdx_backplane.subscribe</c> and <c>unsubscribe</c> point to.</summary>
         [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
-        internal delegate void ChannelFn(IntPtr user_data, IntPtr server, byte* channel, UIntPtr len);
+        internal delegate void fdx_backplane_channel_fn(IntPtr user_data, IntPtr server, byte* channel, UIntPtr len);
 
         // -- functions that it has -------------------------------------------------------------------------
 

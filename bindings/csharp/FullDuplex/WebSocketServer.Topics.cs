@@ -119,7 +119,7 @@ namespace FullDuplex
 
         /// <summary>
         /// Takes in what has come for a channel, in the order of its publisher: own envelopes and repeats do no harm. False if it
-        /// is no envelope that this version knows, or the server has stopped.
+        /// is no envelope that this version knows, the channel is none of this server's, or the server has stopped.
         /// </summary>
         public bool Deliver(Topic channel, byte[] envelope)
         {
@@ -151,11 +151,13 @@ namespace FullDuplex
 
         private bool Deliver(Topic channel, byte* envelope, int length)
         {
+            byte nothing; // which has an address, too
+            byte* content = length == 0 ? &nothing : envelope;
             fixed (byte* name = channel.Bytes)
             {
                 byte* start = name;
                 int status = Call(server => Native.fdx_backplane_deliver(server, start, (UIntPtr)(uint)channel.Bytes.Length,
-                    envelope, (UIntPtr)(uint)length));
+                    content, (UIntPtr)(uint)length));
                 return status != Native.FDX_E_BACKPLANE && Results.Done(status);
             }
         }
