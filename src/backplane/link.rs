@@ -18,7 +18,7 @@ use super::inbound::{Came, Inbound, Words};
 use super::outbound::{Answer, Outbound};
 use super::pace::Backoff;
 use super::wire::Wire;
-use super::{LOG, Shared};
+use super::{LOG, Shared, Undelivered};
 
 /// Why a connection is of no use any more, for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,6 +97,8 @@ pub enum Notice {
     Refused(String),
     /// Publishes have to wait.
     Later(String),
+    /// What came is nothing that we know.
+    Unreadable(String),
 }
 
 impl fmt::Display for Broken {
@@ -258,8 +260,8 @@ impl Link {
             pulse.reader.heard(now);
             match self.inbound.came(value)? {
                 Came::Message { channel, payload } => {
-                    if let Err(why) = shared.receive(&channel, &payload) {
-                        log::debug!(target: LOG, "what came for a channel was not delivered: {why:?}");
+                    if let Err(Undelivered::Unreadable(why)) = shared.receive(&channel, &payload) {
+                        notices.push(Notice::Unreadable(why.to_string()));
                     }
                 }
                 Came::Nothing => {}

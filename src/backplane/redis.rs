@@ -88,6 +88,7 @@ struct Report {
     gap_told_at: Option<Instant>,
     refused: Complaints,
     later: Complaints,
+    unreadable: Complaints,
 }
 
 /// Lines for the log, not one for each message.
@@ -311,6 +312,7 @@ impl Courier {
             Notice::Gap(why) => self.report.gap = Some(why),
             Notice::Refused(why) => self.report.refused.add(why),
             Notice::Later(why) => self.report.later.add(why),
+            Notice::Unreadable(why) => self.report.unreadable.add(why),
             Notice::Broken => self.ask_for_map(now),
             Notice::Moved => {
                 if let Routes::Sharded(sharded) = &mut self.routes {
@@ -518,6 +520,7 @@ impl Courier {
         }
         report.refused.log(now, "publishes were refused and are lost");
         report.later.log(now, "publishes wait");
+        report.unreadable.log(now, "messages of others were not understood");
     }
 }
 
@@ -616,7 +619,8 @@ fn slot_map(server: &ConnectionInfo, reply: &Value) -> Result<SlotMap, String> {
 impl Report {
     fn due(&self) -> Option<Instant> {
         let gap = self.gap.as_ref().and(self.gap_told_at).map(|at| at + COMPLAINT_INTERVAL);
-        let complaints = [&self.refused, &self.later].into_iter().filter_map(Complaints::due);
+        let complaints =
+            [&self.refused, &self.later, &self.unreadable].into_iter().filter_map(Complaints::due);
         complaints.chain(gap).min()
     }
 }

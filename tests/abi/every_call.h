@@ -87,6 +87,28 @@ static inline fdx_status config_route(fdx_config *config)
     return fdx_config_route(config, "/", 1, &handlers, NULL);
 }
 
+static inline void carry_nothing(void *user_data, fdx_server *server, const char *channel, size_t len, const void *envelope, size_t envelope_len)
+{
+    (void)user_data, (void)server, (void)channel, (void)len, (void)envelope, (void)envelope_len;
+}
+
+static inline void want_nothing(void *user_data, fdx_server *server, const char *channel, size_t len)
+{
+    (void)user_data, (void)server, (void)channel, (void)len;
+}
+
+static inline fdx_status config_backplane(fdx_config *config)
+{
+    fdx_backplane backplane;
+
+    memset(&backplane, 0, sizeof backplane);
+    backplane.struct_size = sizeof backplane;
+    backplane.publish = carry_nothing;
+    backplane.subscribe = want_nothing;
+    backplane.unsubscribe = want_nothing;
+    return fdx_config_backplane(config, &backplane, NULL);
+}
+
 static inline fdx_status server_new(fdx_config *config)
 {
     fdx_server *server = NULL;
@@ -235,6 +257,12 @@ static inline fdx_status of_no_queue(fdx_status status)
     return status == FDX_E_STATE ? FDX_OK : status;
 }
 
+/* Nor a backplane: backplane.c has those that have. */
+static inline fdx_status of_no_backplane(fdx_status status)
+{
+    return status == FDX_E_STATE ? FDX_OK : status;
+}
+
 static inline fdx_status poll_a_queue(fdx_server *server)
 {
     fdx_batch_view view;
@@ -290,6 +318,7 @@ MAKES(fdx_config_get, with_a_config(config_get))
 MAKES(fdx_config_load, with_a_config(config_load))
 MAKES(fdx_option, ok_if(fdx_option(0) != NULL && fdx_option(SIZE_MAX) == NULL))
 MAKES(fdx_config_route, with_a_config(config_route))
+MAKES(fdx_config_backplane, with_a_config(config_backplane))
 MAKES(fdx_server_new, with_a_config(server_new))
 MAKES(fdx_msg_new, with_a_message(msg_ref, server, conn))
 MAKES(fdx_msg_ref, with_a_message(msg_ref, server, conn))
@@ -314,6 +343,8 @@ MAKES(fdx_queue_notify_fd, of_no_queue(fdx_queue_notify_fd(server, 0, -1, NULL, 
 MAKES(fdx_conns, list_conns(server))
 MAKES(fdx_publish, with_a_message(publish, server, conn))
 MAKES(fdx_topic_count, count_subscribers(server))
+MAKES(fdx_backplane_deliver, of_no_backplane(fdx_backplane_deliver(server, "fdx:news", FDX_NTS, "x", 1)))
+MAKES(fdx_backplane_state, of_no_backplane(fdx_backplane_state(server, FDX_BP_UP)))
 MAKES(fdx_get_stats, get_stats(server))
 MAKES(fdx_metrics_text, metrics_text(server))
 MAKES(fdx_server_stop, fdx_server_stop(server, 1001, "enough", FDX_NTS, 0, 1000))
@@ -354,6 +385,7 @@ static const call every_call[] = {
     EVERY_CALL(fdx_config_load, 0),
     EVERY_CALL(fdx_option, 0),
     EVERY_CALL(fdx_config_route, 0),
+    EVERY_CALL(fdx_config_backplane, 0),
     EVERY_CALL(fdx_server_new, 0),
     EVERY_CALL(fdx_msg_new, 0),
     EVERY_CALL(fdx_msg_ref, 0),
@@ -378,6 +410,8 @@ static const call every_call[] = {
     EVERY_CALL(fdx_conns, TAKES_SERVER),
     EVERY_CALL(fdx_publish, TAKES_SERVER),
     EVERY_CALL(fdx_topic_count, TAKES_SERVER),
+    EVERY_CALL(fdx_backplane_deliver, TAKES_SERVER),
+    EVERY_CALL(fdx_backplane_state, TAKES_SERVER),
     EVERY_CALL(fdx_get_stats, TAKES_SERVER),
     EVERY_CALL(fdx_metrics_text, TAKES_SERVER),
     EVERY_CALL(fdx_server_stop, TAKES_SERVER | ENDS),

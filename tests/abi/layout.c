@@ -48,6 +48,14 @@ static void the_structs_have_their_frozen_layout_on_64_bit_systems(void)
     AT(fdx_handlers, on_drain, 56);
     AT(fdx_handlers, on_other, 64);
 
+    CHECK(sizeof(fdx_backplane) == 48);
+    AT(fdx_backplane, struct_size, 0);
+    AT(fdx_backplane, user_data, 8);
+    AT(fdx_backplane, drop, 16);
+    AT(fdx_backplane, publish, 24);
+    AT(fdx_backplane, subscribe, 32);
+    AT(fdx_backplane, unsubscribe, 40);
+
     CHECK(sizeof(fdx_conn_info) == 272);
     AT(fdx_conn_info, struct_size, 0);
     AT(fdx_conn_info, route, 4);

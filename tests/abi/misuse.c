@@ -64,6 +64,7 @@ static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_no
     fdx_conn conns[8];
     fdx_batch_view view;
     fdx_publish_result published;
+    fdx_backplane backplane;
     uint64_t subscribers;
     fdx_status result;
     record one;
@@ -80,6 +81,8 @@ static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_no
     view.struct_size = sizeof view;
     memset(&published, 0, sizeof published);
     published.struct_size = sizeof published;
+    memset(&backplane, 0, sizeof backplane);
+    backplane.struct_size = sizeof backplane;
     set_up();
     one = new_record(opened);
 
@@ -215,6 +218,13 @@ static void null_for_each_pointer_of_each_function_gives_its_status_and_harms_no
     NULL_FOR(fdx_topic_count, server, FDX_E_INVALID_ARG, fdx_topic_count(NULL, "news", 4, &subscribers));
     NULL_FOR(fdx_topic_count, topic, FDX_E_INVALID_ARG, fdx_topic_count(h->server, NULL, 4, &subscribers));
     NULL_FOR(fdx_topic_count, out, FDX_E_INVALID_ARG, fdx_topic_count(h->server, "news", 4, NULL));
+    NULL_FOR(fdx_config_backplane, config, FDX_E_INVALID_ARG, fdx_config_backplane(NULL, &backplane, &error));
+    NULL_FOR(fdx_config_backplane, backplane, FDX_E_INVALID_ARG, fdx_config_backplane(config, NULL, &error));
+    NULL_FOR(fdx_config_backplane, error, FDX_E_INVALID_ARG, fdx_config_backplane(config, &backplane, NULL));
+    NULL_FOR(fdx_backplane_deliver, server, FDX_E_INVALID_ARG, fdx_backplane_deliver(NULL, "fdx:news", 8, "x", 1));
+    NULL_FOR(fdx_backplane_deliver, channel, FDX_E_INVALID_ARG, fdx_backplane_deliver(h->server, NULL, 0, "x", 1));
+    NULL_FOR(fdx_backplane_deliver, envelope, FDX_E_INVALID_ARG, fdx_backplane_deliver(h->server, "fdx:news", 8, NULL, 0));
+    NULL_FOR(fdx_backplane_state, server, FDX_E_INVALID_ARG, fdx_backplane_state(NULL, FDX_BP_UP));
     NULL_FOR(fdx_get_stats, server, FDX_E_INVALID_ARG, fdx_get_stats(NULL, &stats));
     NULL_FOR(fdx_get_stats, stats, FDX_E_INVALID_ARG, fdx_get_stats(h->server, NULL));
     NULL_FOR(fdx_metrics_text, server, FDX_E_INVALID_ARG, fdx_metrics_text(NULL, buf, sizeof buf, &needed));

@@ -45,10 +45,10 @@ def binding_echoes(mode, connections, inflight, peers_min):
     return Scenario(name, title, mode, load, peers_min=peers_min)
 
 
-def broadcast(size, title, inflight):
-    name = f"topics-{size}" + (f"x{inflight}" if inflight > 1 else "")
-    title = f"topic 1 → 1,000 × {title}" + (f", {inflight} in flight" if inflight > 1 else "")
-    load = ["fanout", "--connections", 1000, "--size", size, "--inflight", inflight]
+def broadcast(subscribers, size, title, inflight):
+    name = f"topics-{subscribers}x{size}" + (f"x{inflight}" if inflight > 1 else "")
+    title = f"topic 1 → {subscribers:,} × {title}" + (f", {inflight} in flight" if inflight > 1 else "")
+    load = ["fanout", "--connections", subscribers, "--size", size, "--inflight", inflight]
     return Scenario(name, title, TOPICS, load, unit="delivery")
 
 
@@ -78,5 +78,7 @@ SCENARIOS = [
     binding_echoes(PYTHON, 50, 16, {"websockets": 2.5, "picows": 4}),
     binding_echoes(PYTHON, 500, 16, {"websockets": 2.5, "picows": 4}),
     *(binding_echoes(CSHARP, connections, inflight, {"kestrel": 2.5}) for inflight in (1, 16) for connections in (50, 500)),
-    *(broadcast(size, title, inflight) for size, title in [(20, "20 B"), (KIB, "1 KiB")] for inflight in (1, 4)),
+    *(broadcast(1000, size, title, inflight) for size, title in [(20, "20 B"), (KIB, "1 KiB")] for inflight in (1, 4)),
+    # What Redis adds to the way of a message.
+    broadcast(10, 20, "20 B", 1),
 ]

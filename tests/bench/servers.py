@@ -152,9 +152,9 @@ class Nodes:
     def __init__(self, name, words, core):
         self.name = name
         port = free_port()
-        off = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        off = ["--save", "", "--appendonly", "no"]
         self.redis = subprocess.Popen([str(REDIS), "--bind", "127.0.0.1", "--port", str(port), *off],
-                                      preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+                                      stdout=subprocess.DEVNULL, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
         words = [*words, "--set", f"backplane=redis://127.0.0.1:{port}"]
         self.nodes = [Server(name, words, core) for _ in range(2 if name == TWO_NODES else 1)]
 

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from support.brokers import Redis, wait_until
 from support.places import REPORTS
 from support.programs import LANGUAGES, speaking
 
@@ -83,17 +84,7 @@ def test_what_one_tab_says_the_other_shows(start, person):
     chat = start("chat")
     ada, bert = person("Ada", chat), person("Bert", chat)
 
-    say(ada, "Hello Bert, 你好 👋")
-    for page in (ada, bert):
-        expect(last_message(page)).to_have_text("Hello Bert, 你好 👋")
-        expect(last_name(page)).to_have_text("Ada")
-    say(bert, "Hello Ada")
-    for page in (ada, bert):
-        expect(last_message(page)).to_have_text("Hello Ada")
-        expect(last_name(page)).to_have_text("Bert")
-
-    assert ada.locator("#messages > li").count() == 2, "one's own words come back once"
-    expect(ada.locator("#messages > li.mine .text")).to_have_text("Hello Bert, 你好 👋")
+    talk(ada, bert)
 
 
 def test_the_page_joins_the_room_that_its_address_names(start, person):
@@ -148,12 +139,23 @@ def test_who_vanishes_without_a_word_is_missed_after_some_time(start, person):
 def test_the_chat_is_the_same_in_every_language(start, person, language):
     with speaking(language):
         chat = start("chat")
-        ada, bert = person("Ada", chat), person("Bert", chat)
-        for speaker in (ada, bert):
-            say(speaker, "Hello, 你好 👋")
-            for page in (ada, bert):
-                expect(last_message(page)).to_have_text("Hello, 你好 👋")
-        assert ada.locator("#messages > li").count() == 2
+        talk(person("Ada", chat), person("Bert", chat))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_pages_of_two_servers_are_one_chat_with_a_redis_between(start, broker, person, language):
+    redis = broker(Redis)
+    with speaking(language):
+        here, there = (start("chat", settings={"backplane": redis.url}) for _ in range(2))
+    ada, bert = person("Ada", here), person("Bert", there)
+    eve, finn = (person(name, chat, path="/room/kitchen") for name, chat in [("Eve", here), ("Finn", there)])
+    for topic in ("/chat", "/room/kitchen"):
+        wait_until(lambda: redis.subscribers(f"fdx:{topic}") == 2, "both servers have heard of everybody")
+    talk(ada, bert)
+    talk(eve, finn)
+    for page in (ada, bert, eve, finn):
+        expect(page.locator("#here")).to_have_text("2 here")
+    assert ada.locator("#messages > li").count() == bert.locator("#messages > li").count() == 2, "a room is apart"
 
 
 def test_what_people_write_stays_words_and_never_becomes_html(start, person):
@@ -282,6 +284,22 @@ def show(browser, html, program):
         finally:
             page.close()
             pages.shutdown()
+
+
+def talk(ada, bert):
+    """Two pages, on which nobody has said anything yet."""
+    ada_s_name, bert_s_name = (page.evaluate("myName") for page in (ada, bert))
+    say(ada, "Hello, 你好 👋")
+    for page in (ada, bert):
+        expect(last_message(page)).to_have_text("Hello, 你好 👋")
+        expect(last_name(page)).to_have_text(ada_s_name)
+    say(bert, "Hello yourself")
+    for page in (ada, bert):
+        expect(last_message(page)).to_have_text("Hello yourself")
+        expect(last_name(page)).to_have_text(bert_s_name)
+
+    assert ada.locator("#messages > li").count() == 2, "one's own words come back once"
+    expect(ada.locator("#messages > li.mine .text")).to_have_text("Hello, 你好 👋")
 
 
 def say(page, text):

@@ -43,18 +43,18 @@ def enter(server, path="/room"):
 
 
 def hear(client, count=1):
-    """The next messages, without the knocks."""
+    """The next messages, without the knocks, and without what was said while NATS was away: that may come late or never."""
     heard = []
     while len(heard) < count:
         message = client.recv(timeout=PATIENCE_SECONDS)
-        if message != "knock":
+        if message != "knock" and not str(message).startswith("meanwhile"):
             heard.append(message)
     return heard
 
 
-def hear_until(client, message):
-    """What was said before the gap has waited, and may arrive, too."""
-    while hear(client) != [message]:
+def say_meanwhile(client, which):
+    client.send(f"meanwhile {which}")
+    while client.recv(timeout=PATIENCE_SECONDS) != f"meanwhile {which}":
         pass
 
 
@@ -93,11 +93,12 @@ def test_every_message_is_heard_on_both_servers_once_and_in_order(servers):
         assert hear(dmitri) == ["alone"]
 
 
-@pytest.mark.parametrize("path", ["/a.b", "/..", "/*", "/>", "/%20%0D%0A", "/" + "x" * 254], ids=range(6))
-def test_a_topic_may_have_names_that_mean_something_else_to_nats(servers, path):
+def test_a_topic_may_have_names_that_mean_something_else_to_nats(servers):
     one, two = servers
-    with enter(one, path) as ada, enter(two, path) as bert, enter(two, "/a.c") as chioma:
-        meet(ada, bert)
+    with enter(one, "/a.c") as chioma:
+        for path in ["/a.b", "/..", "/*", "/>", "/%20%0D%0A", "/" + "x" * 254]:
+            with enter(one, path) as ada, enter(two, path) as bert:
+                meet(ada, bert)
         chioma.send("alone")
         assert hear(chioma) == ["alone"]
 
@@ -106,19 +107,15 @@ def test_after_a_restart_of_nats_a_gap_is_told_and_then_nothing_is_lost(servers,
     one, two = servers
     with enter(one) as ada, enter(two) as bert:
         meet(ada, bert)
-        for _ in range(2):
+        for outage in range(2):
             nats.kill()
             for server in servers:
                 wait_for_news(server, "down")
             for client in (ada, bert):
-                client.send("only here")
-                assert hear(client) == ["only here"], "local delivery goes on"
+                say_meanwhile(client, f"{outage}: local delivery goes on")
             nats.start()
             for server in servers:
                 wait_for_news(server, "gap")
-            ada.send("after the gap")
-            for client in (ada, bert):
-                hear_until(client, "after the gap")
             for number in range(100):
                 ada.send(str(number))
             assert hear(ada, 100) == hear(bert, 100) == [str(number) for number in range(100)]
@@ -127,11 +124,9 @@ def test_after_a_restart_of_nats_a_gap_is_told_and_then_nothing_is_lost(servers,
 def test_servers_start_without_nats_and_find_it_when_it_comes(nats, monkeypatch):
     nats.kill()
     with two_servers(nats, monkeypatch) as (one, two), enter(one) as ada, enter(two) as bert:
-        ada.send("only here")
-        assert hear(ada) == ["only here"]
+        say_meanwhile(ada, "local delivery goes on")
         nats.start()
         for server in (one, two):
             wait_for_news(server, "gap")
         bert.send("hello")
-        for client in (ada, bert):
-            hear_until(client, "hello")
+        assert hear(ada) == hear(bert) == ["hello"]

@@ -150,7 +150,8 @@ class Cluster:
 
     @property
     def url(self):
-        return self.nodes[0].url
+        """All masters: who finds the first one gone asks the next."""
+        return ",".join(master.url for master in self.masters)
 
     def subscribers(self, channel, is_sharded=False):
         return sum(node.subscribers(channel, is_sharded) for node in self.nodes if node.process.poll() is None)

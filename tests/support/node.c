@@ -1,17 +1,21 @@
-/* A server for tests of topics.
+/* A server for tests of topics, alone or as one of several that a backplane joins.
  *
  *   /t/TOPIC      who opens it is in the topic, and hears "in TOPIC" first; what it says goes to all that are in it
  *   /from/TOPIC   what it says goes to all that are in the topic, and it is in none itself
  *   /echo         says everything back
  *   /commands     takes orders and answers each with a line, see `obey`
  *
- * The log goes to stderr.
+ * What the backplane tells goes to stdout as "backplane up: why", the log to stderr.
  */
 #include "options.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 
 enum { TOPIC_BYTES_MAX = 255 };
+
+/* Main's until it has said where the server listens: news may come before. */
+static pthread_mutex_t stdout_is_free = PTHREAD_MUTEX_INITIALIZER;
 
 /* What `conn_data` of a connection to /t/ and /from/ is: the topic, ended by 0. */
 static char *topic_of(fdx_server *server, const fdx_event *event)
@@ -136,6 +140,20 @@ static void on_order(void *user_data, fdx_server *server, const fdx_event *event
     fdx_send(server, event->conn, FDX_TEXT, answer, strlen(answer), 0);
 }
 
+static void on_other(void *user_data, fdx_server *server, const fdx_event *event)
+{
+    static const char *const news[] = { "?", "up", "down", "gap" };
+
+    (void)user_data;
+    (void)server;
+    if (event->type == FDX_EV_BACKPLANE) {
+        pthread_mutex_lock(&stdout_is_free);
+        printf("backplane %s: %.*s\n", news[event->code & 3], (int)event->len, (const char *)event->data);
+        fflush(stdout);
+        pthread_mutex_unlock(&stdout_is_free);
+    }
+}
+
 static void write_log(void *user_data, int32_t level, fdx_conn conn, const char *target, const char *text, size_t len)
 {
     static const char *const names[] = { "off", "error", "warning", "info", "debug", "trace" };
@@ -151,7 +169,7 @@ int main(int argc, char **argv)
     fdx_handlers member = { .struct_size = sizeof member, .on_open = on_member_open, .on_message = on_said };
     fdx_handlers sender = { .struct_size = sizeof sender, .on_open = on_sender_open, .on_message = on_said };
     fdx_handlers echo = { .struct_size = sizeof echo, .on_message = on_echo };
-    fdx_handlers commands = { .struct_size = sizeof commands, .on_message = on_order };
+    fdx_handlers commands = { .struct_size = sizeof commands, .on_message = on_order, .on_other = on_other };
     fdx_error error = { .struct_size = sizeof error };
     fdx_config *config = fdx_config_new();
     fdx_server *server = NULL;
@@ -159,6 +177,7 @@ int main(int argc, char **argv)
 
     block_stop_signals(&stop_signals);
     fdx_set_log(3, write_log, NULL, NULL);
+    pthread_mutex_lock(&stdout_is_free);
     read_options(&options, config, argc, argv);
     if (fdx_config_route(config, "/t/:topic", 0, &member, &error) < 0 ||
         fdx_config_route(config, "/from/:topic", 0, &sender, &error) < 0 ||
@@ -168,6 +187,7 @@ int main(int argc, char **argv)
         give_up(error.message);
     fdx_config_free(config);
     announce(&options, server);
+    pthread_mutex_unlock(&stdout_is_free);
     wait_for_stop_signal(&stop_signals);
     fdx_server_stop(server, 1001, "the server is stopping", FDX_NTS, 0, 2000);
     fdx_server_wait(server, -1);

@@ -65,8 +65,9 @@ class Attached:
         calls = _abi.sized(_abi.Backplane)
         calls.user_data, calls.drop = number, _drop
         calls.publish, calls.subscribe, calls.unsubscribe = _publish, _subscribe, _unsubscribe
-        _attached[number] = self
         config.backplane(calls)
+        # From here on the library has it.
+        _attached[number] = self
 
     def stop(self) -> None:
         if isinstance(self.backplane, OnLoop):
@@ -138,6 +139,16 @@ class OnLoop:
             self._changed.notify_all()
 
     # On the loop.
+
+    async def wait_done(self) -> None:
+        """Until everything is done that was asked for."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def give_up(self) -> None:
+        self.close()
+        if self._task is not None:
+            self._task.cancel()
 
     def _begin(self) -> None:
         self._task = self._loop.create_task(self._run())

@@ -422,6 +422,7 @@ class AsyncServer(BaseServer):
         self._handler = handler
         self._hooks = hooks
         self._backplane = None if backplane is None else OnLoop(loop, backplane)
+        self._ending: Optional[asyncio.Task[None]] = None
         self._queue_max = max_queue
         self._connections: Dict[int, WebSocket] = {}
         self._newcomers: Newcomers[WebSocket] = Newcomers()
@@ -703,12 +704,22 @@ class AsyncServer(BaseServer):
         if self._backplane is None:
             # Its threads have nothing left to do but to end.
             self._end()
-        else:
-            # One of them may still have calls for this loop.
-            self._loop.run_in_executor(None, self._handle.wait).add_done_callback(self._end)
-            self._loop.call_later(BACKPLANE_END_SECONDS, self._backplane.close)
+        elif self._ending is None:
+            self._ending = self._loop.create_task(self._end_with_backplane(self._backplane))
 
-    def _end(self, _: object = None) -> None:
+    async def _end_with_backplane(self, backplane: OnLoop) -> None:
+        limit = self._loop.call_later(BACKPLANE_END_SECONDS, backplane.give_up)
+        try:
+            # The library's thread may still have calls for this loop.
+            await self._loop.run_in_executor(None, self._handle.wait)
+            await backplane.wait_done()
+        finally:
+            limit.cancel()
+            # Where the loop ends before, that thread must not wait for it.
+            backplane.close()
+        self._end()
+
+    def _end(self) -> None:
         if self._handle.pointer is not None:
             self._handle.wait()
             self._handle.free()
