@@ -461,7 +461,7 @@ impl Group {
                 }
                 let room = match entries.get(member.conn) {
                     Some(entry) if member.conn != audience.skipped => {
-                        room_for(entry, member.conn, message, audience.limits, is_crowded)
+                        room_for(entry, member.conn, message, audience, is_crowded)
                     }
                     _ => Room::Gone,
                 };
@@ -573,15 +573,27 @@ impl Publication {
 }
 
 /// Counts a message that will be sent to a connection, if it can be.
-fn room_for(entry: &Entry, conn: ConnId, message: &Message, limits: &SendLimits, is_crowded: bool) -> Room {
+fn room_for(
+    entry: &Entry,
+    conn: ConnId,
+    message: &Message,
+    audience: &Audience<'_>,
+    is_crowded: bool,
+) -> Room {
     if entry.life_of(conn) != Some(Life::Open) {
         return Room::Gone;
     }
     let is_sayable = message.kind == Kind::Text || entry.dialect().wire_form() != WireForm::Hixie;
-    if is_crowded || !is_sayable || entry.begun().then_whole().is_err() {
+    if !is_sayable || entry.begun().then_whole().is_err() {
         return Room::None;
     }
-    entry.take_room(conn, message.payload.len(), limits)
+    if is_crowded {
+        // The shard is behind, and not the peer: nobody is closed for it.
+        entry.dropped.fetch_add(1, Relaxed);
+        audience.table.counters.dropped_messages.fetch_add(1, Relaxed);
+        return Room::None;
+    }
+    entry.take_room(conn, message.payload.len(), audience.limits)
 }
 
 /// Where a connection is in a topic, if it is.

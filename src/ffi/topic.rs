@@ -83,8 +83,8 @@ pub struct fdx_publish_result {
 /// Sends a message to everyone who is in a topic now. [any] It is encoded and compressed once, and
 /// shared. With a backplane it goes to the other machines, too.
 ///
-/// What one thread publishes to a topic arrives in that order, and what it sends one connection
-/// otherwise, closes included, keeps its place among it. However many subscribers there are, other
+/// What one thread publishes arrives at each connection in that order, also on several topics, and
+/// what it sends the connection otherwise, closes included, keeps its place among it. However many subscribers there are, other
 /// connections are served meanwhile: a shard sends to some hundreds of them and then looks around.
 ///
 /// `flags` is 0 or a sum of `FDX_F_COMPRESS` or `FDX_F_NO_COMPRESS`, see `fdx_send`, and
