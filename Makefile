@@ -7,7 +7,7 @@
 # make examples  the C programs, in target/examples/c
 # make csharp    the C# binding, its examples (in target/examples/csharp) and its tests; make demo-csharp is the chat
 # make lint      format and clippy
-# make bench     echo beside the floor and other servers: CPU per message and handshake, 20 minutes; BENCH="--scenario 'python-*'"
+# make bench     echo and topics beside the floor and other servers: CPU per message and handshake, 25 minutes; BENCH="--scenario 'python-*'"
 # make soak      an hour of everything at once, memory and descriptors watched; MINUTES=15
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
 # make sim       100,000 simulated conversations; SEEDS=n for another number, SEED_BASE=n to go on from n

@@ -34,8 +34,8 @@ class NatsBackplane:
         await self._down()
         # no_echo: the server knows what it has published itself.
         await self._client.connect(
-            self._url, no_echo=True, max_reconnect_attempts=-1, reconnect_time_wait=1, disconnected_cb=self._down,
-            reconnected_cb=self._up, error_cb=self._trouble)
+            self._url, no_echo=True, ping_interval=5, max_reconnect_attempts=-1, reconnect_time_wait=1,
+            disconnected_cb=self._down, reconnected_cb=self._up, error_cb=self._trouble)
         await self._up()
 
     async def close(self) -> None:
@@ -47,7 +47,6 @@ class NatsBackplane:
         await self._client.publish(subject_of(channel), envelope)
 
     async def subscribe(self, channel: bytes) -> None:
-        # After a reconnect the client has subscribed to all that it had.
         if channel not in self._subscriptions:
             self._subscriptions[channel] = await self._client.subscribe(subject_of(channel), cb=self._heard)
         # When this returns, the server relies on NATS to know.
@@ -65,6 +64,9 @@ class NatsBackplane:
         self._server.backplane_state("down")
 
     async def _up(self) -> None:
+        # The server asks anew for what it wants now.
+        for channel in list(self._subscriptions):
+            await self.unsubscribe(channel)
         self._server.backplane_state("up")
 
     async def _trouble(self, error: Exception) -> None:

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from support.brokers import Redis, wait_until
-from support.nodes import Chatter, Speaker, order, wait_until_subscribed, wait_until_up
+from support.brokers import BadLine, Redis, wait_until
+from support.nodes import Chatter, Node, Speaker, order, wait_until_subscribed, wait_until_up
 from support.wire import BINARY, TEXT, frame
 
 CHANNEL = "fdx:room"
@@ -45,7 +45,8 @@ def in_order(member, name):
 
 
 @pytest.mark.parametrize("count, threads", [(2, 1), (3, 1), (2, 2)], ids=["two", "three", "two of two shards"])
-def test_every_subscriber_of_every_server_hears_every_message_once_in_its_publishers_order(broker, nodes, audience, count, threads):
+def test_every_subscriber_of_every_server_hears_every_message_once_in_its_publishers_order(
+        broker, nodes, audience, count, threads):
     redis = broker(Redis)
     servers = nodes(count, redis.url, {"threads": threads})
     members = [member for some in meet(redis, audience, servers, count=3) for member in some]
@@ -64,12 +65,13 @@ def test_every_subscriber_of_every_server_hears_every_message_once_in_its_publis
     assert all(server.stats()["lost"] == 0 for server in servers)
 
 
-def test_messages_of_every_kind_and_size_come_through_as_they_are(broker, nodes, audience):
-    redis = broker(Redis)
-    a, b = nodes(2, redis.url)
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_messages_of_every_kind_and_size_come_through_as_they_are(broker, nodes, audience, authority, here, scheme):
+    redis = broker(Redis, pair=here if scheme == "rediss" else None)
+    a, b = nodes(2, redis.url, {"backplane.ca": authority.file})
     [(sender, _), (_, there)] = meet(redis, audience, [a, b], count=2)
-    messages = [(TEXT, "Grüße, 世界 👋".encode()), (BINARY, bytes(range(256))), (TEXT, b""), (BINARY, b""), (BINARY, b"*3\r\n$7\r\n"),
-                (BINARY, bytes(1_000_000)), (TEXT, b"x" * 70_000)]
+    messages = [(TEXT, "Grüße, 世界 👋".encode()), (BINARY, bytes(range(256))), (TEXT, b""), (BINARY, b""),
+                (BINARY, b"*3\r\n$7\r\n"), (BINARY, bytes(4_000_000)), *[(TEXT, b"x" * 70_000)] * 20]
     for kind, payload in messages:
         sender.wire.send(frame(kind, payload))
     audience.wait_until(lambda: len(there.heard) == len(messages), "all have come")
@@ -149,7 +151,12 @@ def test_with_rediss_it_is_tls_and_the_certificate_is_looked_at(broker, nodes, a
     redis = broker(Redis, pair=here)
     a, b = nodes(2, redis.url, {"backplane.ca": authority.file})
     members = meet(redis, audience, [a, b])
-    hear_each_other(audience, [Speaker(a, "room", "ann"), Speaker(b, "room", "bob")], members)
+    speakers = [Speaker(a, "room", "ann"), Speaker(b, "room", "bob")]
+    hear_each_other(audience, speakers, members)
+    redis.restart()
+    for node in (a, b):
+        node.await_news("gap")
+    hear_each_other(audience, speakers, members)
 
     (stranger,) = nodes(1, redis.url)  # trusts whom the system does
     assert "certificate" in stranger.await_news("down").lower()
@@ -180,6 +187,15 @@ def test_a_wrong_password_is_told_without_the_password_and_tried_again(broker, n
     wait_until_subscribed(redis, CHANNEL, 2)
     hear_each_other(audience, [Speaker(a, "room", "bob")], [here, there])
     assert "secret" not in a.stderr() + b.stderr()
+
+
+def test_what_is_no_redis_is_told_in_one_line_and_local_delivery_works(nodes, audience):
+    (other,) = nodes(1, None)
+    (node,) = nodes(1, f"redis://127.0.0.1:{other.port}")
+    assert node.await_news("down") == f"127.0.0.1:{other.port}: it speaks something else than Redis"
+    hear_each_other(audience, [Speaker(node, "room", "ann")], [audience.join(node, "room")])
+    node.stop()
+    assert all(line.startswith("warning fullduplex::backplane: down: ") for line in node.stderr().splitlines())
 
 
 # -- in bad days -------------------------------------------------------------------------------------------
@@ -361,6 +377,27 @@ def test_a_publisher_whose_connection_breaks_again_and_again_loses_nothing_and_r
     audience.wait_until_heard([at_a, at_b], "ann", [ann.said - 1])
     assert at_a.numbers["ann"] == at_b.numbers["ann"] == list(range(ann.said))
     assert b.news_so_far() == [] and a.stats()["lost"] == 0
+
+
+def test_over_a_line_that_breaks_in_the_middle_of_anything_nothing_is_lost_or_repeated(broker, nodes, audience):
+    redis = broker(Redis)
+    lives = [*range(1, 60, 7), *range(400, 4000, 173)]
+    (b,) = nodes(1, redis.url)
+    at_b = audience.join(b, "room")
+    wait_until_subscribed(redis, CHANNEL, 1)
+    with BadLine(redis, lives) as line, Node(f"redis://127.0.0.1:{line.port}") as a:
+        at_a = audience.join(a, "room")
+        ann, bob = Speaker(a, "room", "ann"), Speaker(b, "room", "bob")
+        with Chatter(ann, 200), Chatter(bob, 200):
+            wait_until(lambda: not line.lives, "all connections that were to break have begun")
+            wait_until_subscribed(redis, CHANNEL, 2)
+            audience.wait_until_heard([at_a, at_b], "ann", [ann.said + 200])
+        audience.wait_until_heard([at_a, at_b], "ann", [ann.said - 1])
+        assert at_a.numbers["ann"] == at_b.numbers["ann"] == list(range(ann.said))
+        # When A can't listen, it misses what is said meanwhile.
+        assert in_order(at_a, "bob")
+        assert a.stats()["lost"] == b.stats()["lost"] == 0
+        hear_each_other(audience, [ann, bob], [at_a, at_b])
 
 
 def test_when_the_master_is_demoted_the_servers_follow_to_the_new_one(tmp_path, nodes, audience):

@@ -6,8 +6,8 @@
 
 And our bindings: the echo in Python (asyncio) beside websockets, picows, aiohttp and socketify; those in C#, with
 callbacks and awaiting, beside Kestrel. And topics, beside those of socketify: there a message is one delivery to a subscriber,
-and our own server is measured with Redis, too, and as two nodes with all subscribers at the other one than the publisher;
-Redis counts as a part of it.
+and our own server is measured with Redis, too (if tests/setup.sh has brought it here), and as two nodes with all
+subscribers at the other one than the publisher; Redis counts as a part of it.
 
     tests/bench/bench.py                                   echo and floor, all scenarios
     tests/bench/bench.py --scenario 50x20 --rounds 10      one of them, longer

@@ -45,11 +45,11 @@ def binding_echoes(mode, connections, inflight, peers_min):
     return Scenario(name, title, mode, load, peers_min=peers_min)
 
 
-def broadcast(subscribers, size, title, inflight):
+def broadcast(subscribers, size, title, inflight, peers_min={}):
     name = f"topics-{subscribers}x{size}" + (f"x{inflight}" if inflight > 1 else "")
     title = f"topic 1 → {subscribers:,} × {title}" + (f", {inflight} in flight" if inflight > 1 else "")
     load = ["fanout", "--connections", subscribers, "--size", size, "--inflight", inflight]
-    return Scenario(name, title, TOPICS, load, unit="delivery")
+    return Scenario(name, title, TOPICS, load, unit="delivery", peers_min=peers_min)
 
 
 LANGUAGES = {PYTHON: "Python", CSHARP: "C#"}
@@ -79,6 +79,8 @@ SCENARIOS = [
     binding_echoes(PYTHON, 500, 16, {"websockets": 2.5, "picows": 4}),
     *(binding_echoes(CSHARP, connections, inflight, {"kestrel": 2.5}) for inflight in (1, 16) for connections in (50, 500)),
     *(broadcast(1000, size, title, inflight) for size, title in [(20, "20 B"), (KIB, "1 KiB")] for inflight in (1, 4)),
-    # What Redis adds to the way of a message.
+    # What Redis adds to the way of a message, and what a message costs on this way.
     broadcast(10, 20, "20 B", 1),
+    # Who is faster than the load finds less to send at once.
+    broadcast(1, 20, "20 B", 64, {"socketify": 0.8}),
 ]

@@ -5,11 +5,13 @@ kernel gives to others meanwhile.
 """
 
 import random
+import selectors
 import signal
 import socket
 import subprocess
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack
 
 import pytest
@@ -219,3 +221,62 @@ def wait_until(condition, what, patience_seconds=PATIENCE_SECONDS):
         assert time.monotonic() < deadline, f"after {patience_seconds} s it is still not so: {what}"
         time.sleep(0.02)
     return result
+
+
+class BadLine:
+    """A port before a broker, by which bytes come and go in pieces of a few and connections end in the middle of
+    something, each after so many bytes of both ways together as `lives` says next; then they live for ever. Use it in a
+    `with`."""
+
+    PIECE_BYTES_MAX = 7
+
+    def __init__(self, broker, lives):
+        self.broker = broker
+        self.lives = deque(lives)
+        self.listener = socket.create_server((HOST, 0))
+        self.port = self.listener.getsockname()[1]
+        self.is_over = False
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over = True
+        self.thread.join(PATIENCE_SECONDS)
+        self.listener.close()
+
+    def _serve(self):
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.listener, selectors.EVENT_READ)
+            while not self.is_over:
+                for key, _ in selector.select(0.05):
+                    if key.fileobj is self.listener:
+                        self._connect(selector)
+                    elif key.fileobj.fileno() >= 0:
+                        self._pass_on(selector, key.fileobj, *key.data)
+            for key in list(selector.get_map().values()):
+                key.fileobj.close()
+
+    def _connect(self, selector):
+        client, _ = self.listener.accept()
+        server = socket.create_connection((HOST, self.broker.port))
+        life = [self.lives.popleft() if self.lives else None]
+        for one, other in [(client, server), (server, client)]:
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            selector.register(one, selectors.EVENT_READ, (other, life))
+
+    def _pass_on(self, selector, one, other, life):
+        try:
+            piece = one.recv(self.PIECE_BYTES_MAX)
+            if life[0] is not None:
+                piece = piece[: life[0]]
+                life[0] -= len(piece)
+            other.sendall(piece)
+        except OSError:
+            piece = b""
+        if not piece or life[0] == 0:
+            for end in (one, other):
+                selector.unregister(end)
+                end.close()

@@ -268,11 +268,12 @@ namespace FullDuplex.Tests
             });
             var board = new Switchboard();
             using WebSocketServer one = Tea(board), two = Tea(board);
+            using Peer ann = await Peer.Connect(one), bob = await Peer.Connect(two);
+            // As with the server's other threads: Mono must know them before it can stop them.
+            await Wanted(board, 2);
             collector.Start();
             try
             {
-                using Peer ann = await Peer.Connect(one), bob = await Peer.Connect(two);
-                await Wanted(board, 2);
                 for (int number = 0; number < 50; number++)
                 {
                     await ann.Send($"{number}");

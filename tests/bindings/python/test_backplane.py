@@ -8,6 +8,7 @@ import threading
 import pytest
 import websockets.sync.client
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 import fullduplex
 from fullduplex import Published
@@ -455,6 +456,41 @@ else:
     asyncio.run(main())
 """)
     assert server.end()[0] == 0
+
+
+@pytest.mark.parametrize("prelude", ["", "import uvloop; uvloop.install()"], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("takes", ["await asyncio.sleep(0)", "await asyncio.Event().wait()"], ids=["quick", "stuck"])
+def test_ctrl_c_ends_a_program_with_a_backplane_politely(program, prelude, takes):
+    server = program(f"""
+import asyncio, fullduplex, fullduplex.aio
+{prelude}
+fullduplex.aio.BACKPLANE_END_SECONDS = 0.2
+class Backplane:
+    async def publish(self, channel, envelope): {takes}
+    async def subscribe(self, channel): {takes}
+    async def unsubscribe(self, channel): {takes}
+async def talk(ws):
+    ws.subscribe("room")
+    async for message in ws:
+        ws.server.publish("room", message)
+async def main():
+    async with fullduplex.serve(talk, "127.0.0.1", 0, backplane=Backplane()) as server:
+        print(server.port, flush=True)
+        await server.serve_forever()
+asyncio.run(main())
+""")
+    with websockets.sync.client.connect(f"ws://127.0.0.1:{server.port}/") as client:
+        client.send("hello")
+        assert client.recv(timeout=PATIENCE_SECONDS) == "hello"
+        server.interrupt()
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(timeout=PATIENCE_SECONDS)
+        assert closed.value.rcvd.code == 1001
+    code, out, err = server.end()
+    assert code == -2 and out == ""
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    # One story, and nothing that was ignored, never awaited or left pending.
+    assert not [word for word in ("Error", "never", "ignored", "pending", "Fatal") if word in err.replace("CancelledError", "")]
 
 
 def test_a_server_that_has_stopped_lets_go_of_its_backplane(program):

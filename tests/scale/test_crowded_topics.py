@@ -3,13 +3,14 @@
 import selectors
 import time
 from collections import deque
+from contextlib import ExitStack
 
 import pytest
 
 from support.crowd import pour
 from support.nodes import Audience, Node, order
 from support.wire import BINARY, TEXT, close_frame, frame
-from test_scale import eventually, many_open_files  # noqa: F401 (a fixture)
+from test_scale import eventually, many_open_files, resident_bytes  # noqa: F401 (a fixture)
 
 SUBSCRIBERS = 1_000
 MESSAGES = 1_000
@@ -133,6 +134,38 @@ def test_who_never_reads_is_closed_or_misses_messages_and_the_others_miss_nothin
             pour(deaf.socket, close_frame(1000))
             deaf.wait_for_end()
             assert eventually(lambda: order(commands, "count", "room") == "10")
+
+
+def test_being_in_a_topic_costs_less_than_160_bytes(record_property):
+    with Node() as node, ExitStack() as wires:
+        members = [wires.enter_context(node.open("/commands")) for _ in range(MANY)]
+        # Who has spoken once has what it needs for that.
+        assert {order(member, "count", "room") for member in members} == {"0"}
+        base = resident_bytes(node)
+        assert {order(member, "subscribe", "room") for member in members} == {"FDX_OK"}
+        each = (resident_bytes(node) - base) / MANY
+    print(f"one more in a topic costs {each:.0f} bytes")
+    record_property("subscription_bytes", each)
+    assert each < 160
+
+
+def test_a_topic_costs_less_than_1000_bytes_and_nothing_more_when_it_comes_back(record_property):
+    count, rounds = 50_000, 6
+    with Node(settings={"max.topics": count}) as node:
+        base = resident_bytes(node)
+        each = []
+        for _ in range(rounds):
+            with node.open("/commands") as member:
+                for first in range(0, count, 1000):
+                    member.send(*(frame(TEXT, f"subscribe topic-{number:08}") for number in range(first, first + 1000)))
+                    assert {member.read_frame()[1] for _ in range(1000)} == {b"FDX_OK"}
+                each.append((resident_bytes(node) - base) / count)
+            assert eventually(lambda: node.stats()["topics"] == 0)
+    print(f"a topic of one costs {', '.join(f'{one:.0f}' for one in each)} bytes, time after time")
+    record_property("topic_bytes", each[0])
+    assert each[0] < 1000
+    # The first rounds find what malloc has in pieces.
+    assert each[-1] - each[rounds // 2] < 20
 
 
 # Ten may be slower: a turn has its size, and other programs run, too.
