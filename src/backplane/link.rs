@@ -69,7 +69,9 @@ struct Pulse {
 
 struct Beat {
     heard_at: Instant,
+    /// The question is not answered.
     asked_at: Option<Instant>,
+    answered_at: Instant,
 }
 
 /// How a link stands.
@@ -241,8 +243,7 @@ impl Link {
         *around.streams += 1;
         self.outbound.begin(*around.streams);
         self.inbound.begin();
-        let beat = || Beat { heard_at: around.now, asked_at: None };
-        let pulse = Pulse { writer: beat(), reader: beat() };
+        let pulse = Pulse { writer: Beat::new(around.now), reader: Beat::new(around.now) };
         let waiting = State::Waiting { until: around.now };
         if let State::Opening { halves, .. } = std::mem::replace(&mut self.state, waiting) {
             self.state = State::Open { halves, pulse, is_confirmed: false };
@@ -257,7 +258,8 @@ impl Link {
         let now = around.now;
         let Surroundings { shared, notices, .. } = around;
         reader.read(|value| {
-            pulse.reader.heard(now);
+            // Whatever comes says that it is there.
+            pulse.reader.answered(now);
             match self.inbound.came(value)? {
                 Came::Message { channel, payload } => {
                     if let Err(Undelivered::Unreadable(why)) = shared.receive(&channel, &payload) {
@@ -289,7 +291,11 @@ impl Link {
                 }
                 Answer::Moved => notices.push(Notice::Moved),
                 Answer::Later { why } => notices.push(Notice::Later(why)),
-                Answer::Hello(value) => Facts::of(&value).check(false)?,
+                Answer::Hello(value) => {
+                    pulse.writer.answered(now);
+                    // It may have been made a replica meanwhile.
+                    Facts::of(&value).check(false)?;
+                }
             }
             Ok(())
         })?;
@@ -335,15 +341,27 @@ impl Link {
 }
 
 impl Beat {
+    fn new(now: Instant) -> Self {
+        Self { heard_at: now, asked_at: None, answered_at: now }
+    }
+
     fn heard(&mut self, now: Instant) {
-        (self.heard_at, self.asked_at) = (now, None);
+        self.heard_at = now;
+    }
+
+    fn answered(&mut self, now: Instant) {
+        (self.asked_at, self.answered_at) = (None, now);
     }
 
     fn due(&self) -> Instant {
-        self.asked_at.map_or(self.heard_at + QUIET_TIME, |asked_at| asked_at + ANSWER_TIME)
+        match self.asked_at {
+            None => self.answered_at + ASK_INTERVAL,
+            // Much may stand in line before the question.
+            Some(asked_at) => asked_at.max(self.heard_at) + ANSWER_TIME,
+        }
     }
 
-    /// Quiet for so long that we should ask whether anybody is there.
+    /// It is time to ask whether anybody is there, and who.
     fn is_to_be_asked(&mut self, now: Instant) -> Result<bool, Broken> {
         if now < self.due() {
             return Ok(false);
@@ -462,8 +480,8 @@ impl Facts {
 
 /// To connect and to say who we are.
 const OPEN_TIME: Duration = Duration::from_secs(5);
-/// Silence after which it is asked whether anybody is there.
-const QUIET_TIME: Duration = Duration::from_secs(5);
+/// Between two questions whether anybody is there; who listens need not ask while anything comes.
+const ASK_INTERVAL: Duration = Duration::from_secs(5);
 /// A server that was stopped for some seconds and goes on has lost nothing: it is not given up.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
 
@@ -567,17 +585,22 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_server_is_asked_once_and_given_up_if_it_does_not_answer() {
+    fn a_server_is_asked_now_and_then_and_given_up_if_it_does_not_answer() {
         let start = Instant::now();
-        let mut beat = Beat { heard_at: start, asked_at: None };
+        let mut beat = Beat::new(start);
         assert_eq!(beat.is_to_be_asked(start), Ok(false));
-        let asked = beat.due();
+        // Also while it talks all the time: it may have become a replica.
+        let asked = start + ASK_INTERVAL;
+        beat.heard(asked);
         assert_eq!(beat.is_to_be_asked(asked), Ok(true));
         assert_eq!(beat.is_to_be_asked(asked), Ok(false));
         // A server stopped for five seconds, asked right when it stopped.
         assert_eq!(beat.is_to_be_asked(asked + Duration::from_secs(6)), Ok(false));
+        // The answer stands in line behind others.
+        beat.heard(asked + ANSWER_TIME);
+        assert_eq!(beat.is_to_be_asked(asked + ANSWER_TIME), Ok(false));
         assert!(beat.is_to_be_asked(beat.due()).is_err());
-        beat.heard(asked);
+        beat.answered(asked);
         assert_eq!(beat.is_to_be_asked(asked), Ok(false));
     }
 }
