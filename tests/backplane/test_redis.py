@@ -415,7 +415,9 @@ def by_failover(old, new):
 
 @pytest.mark.parametrize("demote", [as_sentinel_does, by_failover])
 def test_when_the_master_is_demoted_under_load_the_servers_follow_to_the_new_one(tmp_path, nodes, audience, demote):
-    with Redis(tmp_path / "old") as old, Redis(tmp_path / "new", {"replicaof": f"127.0.0.1 {old.port}"}) as new:
+    old, new = Redis(tmp_path / "old", {"repl-diskless-sync-delay": 0}), Redis(tmp_path / "new")
+    new.settings["replicaof"] = f"127.0.0.1 {old.port}"
+    with old, new:
         a, b = nodes(2, f"{new.url},{old.url}")
         members = meet(old, audience, [a, b])
         ann, bob = Speaker(a, "room", "ann"), Speaker(b, "room", "bob")
