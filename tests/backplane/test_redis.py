@@ -400,23 +400,35 @@ def test_over_a_line_that_breaks_in_the_middle_of_anything_nothing_is_lost_or_re
         hear_each_other(audience, [ann, bob], [at_a, at_b])
 
 
-def test_when_the_master_is_demoted_the_servers_follow_to_the_new_one(tmp_path, nodes, audience):
-    with Redis(tmp_path / "old") as old, Redis(tmp_path / "new", {"replicaof": f"127.0.0.1 {old.port}"}) as new:
+def as_sentinel_does(old, new):
+    new.ask("REPLICAOF", "NO", "ONE")
+    old.ask("REPLICAOF", "127.0.0.1", new.port)
+    for kind in ("normal", "pubsub"):
+        old.ask("CLIENT", "KILL", "TYPE", kind)
+
+
+def by_failover(old, new):
+    """With which the old master keeps its clients and answers them as before."""
+    wait_until(lambda: "state=online" in old.ask("INFO", "replication"), "the replica follows")
+    old.ask("FAILOVER")
+
+
+@pytest.mark.parametrize("demote", [as_sentinel_does, by_failover])
+def test_when_the_master_is_demoted_under_load_the_servers_follow_to_the_new_one(tmp_path, nodes, audience, demote):
+    old, new = Redis(tmp_path / "old", {"repl-diskless-sync-delay": 0}), Redis(tmp_path / "new")
+    new.settings["replicaof"] = f"127.0.0.1 {old.port}"
+    with old, new:
         a, b = nodes(2, f"{new.url},{old.url}")
         members = meet(old, audience, [a, b])
-        speakers = [Speaker(a, "room", "ann"), Speaker(b, "room", "bob")]
-        hear_each_other(audience, speakers, members)
+        ann, bob = Speaker(a, "room", "ann"), Speaker(b, "room", "bob")
         for node in (a, b):
-            node.news_so_far()
-        # As Sentinel does it.
-        new.ask("REPLICAOF", "NO", "ONE")
-        old.ask("REPLICAOF", "127.0.0.1", new.port)
-        for kind in ("normal", "pubsub"):
-            old.ask("CLIENT", "KILL", "TYPE", kind)
-        for node in (a, b):
-            node.await_news("gap")
+            node.await_news("gap")  # the first that they asked was the replica
+        with Chatter(ann, 100), Chatter(bob, 100):
+            demote(old, new)
+            for node in (a, b):
+                node.await_news("gap")
         assert new.subscribers(CHANNEL) == 2
-        hear_each_other(audience, speakers, members)
+        hear_each_other(audience, [ann, bob], members)
 
 
 def test_a_channel_that_the_user_may_not_have_is_told_and_the_others_are_served(broker, nodes, audience):
