@@ -375,8 +375,8 @@ impl Program {
                 let is_there = lasts && stage != Stage::Closed;
                 return is(status, &[&refused, if is_there { &[] } else { &gone }]);
             }
-            (b'S' | b'B' | b'F' | b'M' | b'P' | b'C' | b'A' | b'Z' | b'R' | b'D' | b'I' | b'T' | b'U', _) => {}
-            (b'Y' | b'N' | b'H' | b'G', _) => {}
+            (b'S' | b'B' | b'F' | b'M' | b'P' | b'C' | b'A' | b'Z' | b'R' | b'D' | b'I', _) => {}
+            (b'T' | b'U' | b'Y' | b'N' | b'H' | b'G', _) => {}
             _ => return,
         }
         // Arguments are looked at before the connection, or after: both are promised.
