@@ -102,39 +102,6 @@ def test_the_page_joins_the_room_that_its_address_names(start, person):
     assert chioma.title() == "Grüße 👋 · fullduplex chat"
 
 
-def test_the_page_tells_who_is_here(start, person):
-    chat = start("chat")
-    ada = person("Ada", chat)
-    expect(here(ada)).to_have_text("1 here")
-    bert, chioma = person("Bert", chat), person("Chioma", chat)
-    elsewhere = person("Dmitri", chat, "/room/cats")
-    for page in (ada, bert, chioma):
-        expect(here(page)).to_have_text("3 here")
-        expect(here(page)).to_have_attribute("title", "Ada, Bert, Chioma")
-    expect(here(elsewhere)).to_have_text("1 here")
-
-    bert.locator("#rename").click()
-    bert.locator("#name").fill("Robert")
-    bert.locator("#name").press("Enter")
-    for page in (ada, bert, chioma):
-        expect(here(page)).to_have_attribute("title", "Ada, Chioma, Robert")
-
-    chioma.close()
-    for page in (ada, bert):
-        expect(here(page)).to_have_attribute("title", "Ada, Robert")
-        expect(here(page)).to_have_text("2 here")
-
-
-def test_who_vanishes_without_a_word_is_missed_after_some_time(start, person):
-    chat = start("chat")
-    ada, bert = person("Ada", chat), person("Bert", chat)
-    expect(here(ada)).to_have_text("2 here")
-    # As a computer that falls asleep: its page says nothing more.
-    bert.evaluate("() => { socket.onclose = null; socket.send = () => {}; socket.close(); }")
-    ada.evaluate("() => { for (const each of people.values()) if (each.name === 'Bert') each.heard -= 1e6; showPeople(); }")
-    expect(here(ada)).to_have_attribute("title", "Ada")
-
-
 @pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "c"])
 def test_the_chat_is_the_same_in_every_language(start, person, language):
     with speaking(language):
@@ -153,8 +120,6 @@ def test_pages_of_two_servers_are_one_chat_with_a_redis_between(start, broker, p
         wait_until(lambda: redis.subscribers(f"fdx:{topic}") == 2, "both servers have heard of everybody")
     talk(ada, bert)
     talk(eve, finn)
-    for page in (ada, bert, eve, finn):
-        expect(page.locator("#here")).to_have_text("2 here")
     assert ada.locator("#messages > li").count() == bert.locator("#messages > li").count() == 2, "a room is apart"
 
 
@@ -309,10 +274,6 @@ def say(page, text):
 
 def state(page):
     return page.locator("#state")
-
-
-def here(page):
-    return page.locator("#here")
 
 
 def last_message(page):

@@ -1,6 +1,5 @@
 """The rooms of the chat: apart from each other, and each the same on every server of one backplane."""
 
-import json
 import urllib.request
 from contextlib import ExitStack
 
@@ -121,27 +120,6 @@ def numbered_until(client, last):
     while heard[-1] != last:
         heard += numbered(client, 1)
     return heard
-
-
-def test_who_comes_and_who_goes_is_told_in_the_room(chat):
-    """As the page tells it; the server does not look inside."""
-    def state(who, what):
-        return json.dumps({"who": who, "name": who.title(), "state": what})
-
-    with enter(chat, "/room/cats") as ada, enter(chat, "/room/dogs") as somebody_else:
-        ada.send(state("ada", "new"))
-        assert hear(ada) == state("ada", "new")
-        with enter(chat, "/room/cats") as bert:
-            bert.send(state("bert", "new"))
-            assert (hear(ada), hear(bert)) == (state("bert", "new"),) * 2
-            ada.send(state("ada", "here"))
-            assert (hear(ada), hear(bert)) == (state("ada", "here"),) * 2
-            bert.send(state("bert", "gone"))
-            assert hear(ada) == state("bert", "gone")
-        ada.send("alone")
-        assert hear(ada) == "alone"
-        somebody_else.send("of all this nothing")
-        assert hear(somebody_else) == "of all this nothing"
 
 
 # -- on two servers --------------------------------------------------------------------------------
