@@ -119,6 +119,7 @@ namespace FullDuplex.Tests
                 using (Peer second = await Peer.Connect(server))
                 {
                     await Eventually.True(() => server.TopicCount("tea") == 2, "both are in");
+                    await Eventually.True(() => board.Told.Count == 1, "it was asked for");
                     await first.Close();
                     await second.Close();
                 }
@@ -137,6 +138,8 @@ namespace FullDuplex.Tests
                 using Peer peer = await Peer.Connect(server);
                 await peer.Send("hello");
                 Check.Equal("hello", await peer.Receive());
+                // Who leaves before anybody has asked for the channel leaves nothing to ask for.
+                await Eventually.True(() => log.Entries.Count == 2, "the first two are told");
                 await peer.Close();
                 await Eventually.True(() => log.Entries.Count == 3, "each is told");
             }
