@@ -162,9 +162,10 @@ impl Site {
             Some((names(&format!("linked/{}", path.strip_prefix("folder/")?)), *content))
         });
         let contents = FILES.iter().map(|(path, content)| (names(path), *content));
+        let back = ["folder/back", "linked/back"].map(|path| (names(path), FILES[0].1));
         Self {
             files: vec![open("/"), open("/files/")],
-            contents: contents.chain(linked).chain([(names("folder/back"), FILES[0].1)]).collect(),
+            contents: contents.chain(linked).chain(back).collect(),
             folders: ["folder", "folder/deep", "linked", "linked/deep", "bare"].map(names).to_vec(),
         }
     }
