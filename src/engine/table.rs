@@ -102,8 +102,6 @@ pub enum Room {
     Full {
         is_first: bool,
     },
-    /// It can't be sent there, whatever waits.
-    None,
     /// The slot has passed to another connection.
     Gone,
 }

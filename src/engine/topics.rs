@@ -33,7 +33,8 @@ pub struct Topics {
     /// For each shard what its connections are in, by slot and topic.
     subscriptions: Box<[Mutex<Subscriptions>]>,
     /// For each shard who has come and gone, until its embedder is told; nothing if nobody asks.
-    /// Filled under the lock of the subscriptions, so that it is in their order.
+    /// Each connection's in their order: while it is open under the lock of the subscriptions, and at its
+    /// end nobody else changes anything any more.
     untold: Option<Box<[Mutex<VecDeque<Untold>>]>>,
     topics: AtomicU64,
     /// Topics that ever were.
@@ -463,21 +464,21 @@ impl Group {
                     Some(entry) if member.conn != audience.skipped => {
                         room_for(entry, member.conn, message, audience, is_crowded)
                     }
-                    _ => Room::Gone,
+                    _ => Some(Room::Gone),
                 };
                 match room {
-                    Room::Taken(Sent::Queued) => outcomes.queued += 1,
-                    Room::Taken(Sent::HighWater) => outcomes.high_water += 1,
-                    Room::Full { is_first } => {
+                    Some(Room::Taken(Sent::Queued)) => outcomes.queued += 1,
+                    Some(Room::Taken(Sent::HighWater)) => outcomes.high_water += 1,
+                    Some(Room::Full { is_first }) => {
                         outcomes.dropped += 1;
                         audience.table.counters.dropped_messages.fetch_add(1, Relaxed);
                         full.push((member.conn, is_first));
                     }
-                    Room::None => outcomes.dropped += 1,
-                    Room::Gone => {}
+                    Some(Room::Gone) => {}
+                    None => outcomes.dropped += 1,
                 }
                 match room {
-                    Room::Taken(_) => is_for_somebody = true,
+                    Some(Room::Taken(_)) => is_for_somebody = true,
                     _ => except.push(index as u32),
                 }
             }
@@ -572,28 +573,29 @@ impl Publication {
     }
 }
 
-/// Counts a message that will be sent to a connection, if it can be.
+/// Counts a message that will be sent to a connection, if there is room. `None`: it can't be sent
+/// there, whatever room there is.
 fn room_for(
     entry: &Entry,
     conn: ConnId,
     message: &Message,
     audience: &Audience<'_>,
     is_crowded: bool,
-) -> Room {
+) -> Option<Room> {
     if entry.life_of(conn) != Some(Life::Open) {
-        return Room::Gone;
+        return Some(Room::Gone);
     }
     let is_sayable = message.kind == Kind::Text || entry.dialect().wire_form() != WireForm::Hixie;
     if !is_sayable || entry.begun().then_whole().is_err() {
-        return Room::None;
+        return None;
     }
     if is_crowded {
         // The shard is behind, and not the peer: nobody is closed for it.
         entry.dropped.fetch_add(1, Relaxed);
         audience.table.counters.dropped_messages.fetch_add(1, Relaxed);
-        return Room::None;
+        return None;
     }
-    entry.take_room(conn, message.payload.len(), audience.limits)
+    Some(entry.take_room(conn, message.payload.len(), audience.limits))
 }
 
 /// Where a connection is in a topic, if it is.

@@ -86,7 +86,7 @@ impl Server {
                 }
                 return Err(Misuse::Full);
             }
-            Room::None | Room::Gone => return Err(Misuse::NoConnection),
+            Room::Gone => return Err(Misuse::NoConnection),
         };
         leave(made).inspect_err(|_| entry.take_from_mailbox(conn, charge(len)))?;
         entry.go_on(conn, before, begun);
