@@ -8,7 +8,7 @@ use super::error::{Failure, fdx_error};
 use super::event::{FDX_BP_DOWN, FDX_BP_GAP, FDX_BP_UP, fdx_drop_fn};
 use super::server::fdx_server;
 use super::status::*;
-use super::{bytes, guard, handle, struct_in};
+use super::{NTS, bytes, guard, handle, struct_in};
 use crate::backplane::{Carrier, Condition, Undelivered};
 
 /// Hands an envelope to whoever carries it to the other servers. Called on a thread of the library's
@@ -168,6 +168,7 @@ pub unsafe extern "C" fn fdx_backplane_deliver(
     envelope_len: usize,
 ) -> fdx_status {
     guard(|| {
+        // Bytes that hold zeroes have no end to look for.
         if channel.is_null() || envelope.is_null() || envelope_len == NTS {
             return Err(FDX_E_INVALID_ARG);
         }
@@ -214,6 +215,3 @@ fn undelivered(why: Undelivered) -> fdx_status {
         Undelivered::Stopped => FDX_E_STOPPED,
     }
 }
-
-/// `FDX_NTS` has no meaning for bytes that hold zeroes.
-const NTS: usize = usize::MAX;
