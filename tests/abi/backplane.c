@@ -47,8 +47,10 @@ static void on_publish(void *user_data, fdx_server *server, const char *channel,
     memcpy(m->envelope, envelope, envelope_len);
     m->envelope_len = envelope_len;
     /* To all, also to who published it, and twice: each takes it once, and its own never. */
+    pthread_mutex_lock(&m->lock);
     for (i = 0; !m->silent && i < 2 * MACHINES; i++)
         CHECK_STATUS(FDX_OK, fdx_backplane_deliver(machines[i % MACHINES].h->server, channel, len, envelope, envelope_len));
+    pthread_mutex_unlock(&m->lock);
     note(m, "publish", channel, len);
 }
 
@@ -123,7 +125,9 @@ static void end_all(void)
 
     for (i = 0; i < MACHINES; i++) {
         /* What it still has to say reaches nobody who is gone. */
+        pthread_mutex_lock(&machines[i].lock);
         machines[i].silent = 1;
+        pthread_mutex_unlock(&machines[i].lock);
     }
     for (i = 0; i < MACHINES; i++) {
         host_end(machines[i].h);

@@ -102,9 +102,11 @@ static void a_ping_between_two_pieces_is_told_between_them(void)
     send_frame(FIN | OP_CONTINUATION, "after");
     CLIENT_EXPECT(&c, OP_PONG, "?", 1);
     expect_piece(2, FDX_EVF_FIN, "after");
+    pthread_mutex_lock(&h->lock);
     for (i = 0; i < h->count; i++)
         if (h->events[i].conn == conn)
             CHECK(at < 4 && h->events[i].type == expected[at++]);
+    pthread_mutex_unlock(&h->lock);
     CHECK(at == 4);
     tear_down();
 }
