@@ -30,17 +30,38 @@ impl RequestReader {
         bytes: &[u8],
         head_bytes_max: usize,
     ) -> Result<Option<(Request, usize)>, Refusal> {
-        for (index, &byte) in bytes.iter().enumerate() {
-            if self.head.len() + index >= head_bytes_max {
-                return Err(Refusal::HeadTooBig);
-            }
+        let room_len = head_bytes_max.saturating_sub(self.head.len()).min(bytes.len());
+        let mut rest = &bytes[..room_len];
+        while !rest.is_empty() {
+            rest = self.skip_text(rest)?;
+            let Some((&byte, behind)) = rest.split_first() else { break };
+            rest = behind;
             if self.takes_last(byte)? {
-                self.keep(&bytes[..=index])?;
-                return Ok(Some((Request::parse(std::mem::take(&mut self.head))?, index + 1)));
+                let len = room_len - rest.len();
+                self.keep(&bytes[..len])?;
+                return Ok(Some((Request::parse(std::mem::take(&mut self.head))?, len)));
             }
+        }
+        if room_len < bytes.len() {
+            return Err(Refusal::HeadTooBig);
         }
         self.keep(bytes)?;
         Ok(None)
+    }
+
+    /// Goes through what a line has between its first byte and its end; gives back the rest.
+    fn skip_text<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
+        if self.line_len == 0 || self.after_cr {
+            return Ok(bytes);
+        }
+        let len = memchr::memchr2(b'\r', b'\n', bytes).unwrap_or(bytes.len());
+        let (text, rest) = bytes.split_at(len);
+        // Looks at all of them: so the compiler makes vectors of it.
+        if text.iter().fold(false, |found, &byte| found | is_control(byte)) {
+            return Err(CONTROL_CHARACTER);
+        }
+        self.line_len += len;
+        Ok(rest)
     }
 
     fn keep(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
@@ -67,7 +88,7 @@ impl RequestReader {
                 self.line_len = 0;
             }
             b' ' | b'\t' if self.line_len == 0 => return Err(Refusal::Malformed("folded header line")),
-            0..=0x08 | 0x0B..=0x1F | 0x7F => return Err(Refusal::Malformed("control character in the head")),
+            byte if is_control(byte) => return Err(CONTROL_CHARACTER),
             first if self.line_len == 0 && self.lines == 0 && !first.is_ascii_alphabetic() => {
                 return Err(Refusal::Malformed("not an HTTP request"));
             }
@@ -76,6 +97,12 @@ impl RequestReader {
         Ok(false)
     }
 }
+
+fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && byte != b'\t'
+}
+
+const CONTROL_CHARACTER: Refusal = Refusal::Malformed("control character in the head");
 
 /// A request, with its head kept as it came: old dialects answer with its own bytes.
 pub struct Request {
