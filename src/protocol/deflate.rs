@@ -340,6 +340,9 @@ impl Inflation {
     /// What was inflated before is not needed any more.
     pub fn begin_turn(&mut self) {
         self.bytes_left = BYTES_PER_TURN;
+        if self.memory.is_empty() {
+            return;
+        }
         match Arc::get_mut(&mut self.memory) {
             Some(memory) => memory.truncate(0),
             None => self.memory = Arc::default(),

@@ -1,5 +1,6 @@
 //! The head of one frame (RFC 6455, 5.2), strict to the letter. HyBi-07 and -08 have the same.
 
+use super::Kind;
 use super::close::Violation;
 
 /// Longest head of a frame from a client: two bytes, a 64-bit length, a mask key.
@@ -140,6 +141,13 @@ impl ServerHead {
             }
         };
         Self { bytes, len: head_len }
+    }
+
+    /// Of a whole message of at most 125 bytes.
+    #[inline]
+    pub fn short(kind: Kind, len: usize) -> [u8; 2] {
+        let opcode = if kind == Kind::Text { Opcode::Text } else { Opcode::Binary };
+        [0x80 | opcode.bits(), len as u8]
     }
 
     /// The same for the first frame of a compressed message.

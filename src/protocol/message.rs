@@ -60,6 +60,40 @@ impl Frames {
         &mut self.partial().windows
     }
 
+    /// What chatter is made of: messages in one frame with the shortest head, not compressed. Takes
+    /// those that stand whole at the front, and gives back what comes behind them, for `receive`.
+    #[inline]
+    pub fn receive_short<'a>(
+        &self,
+        mut bytes: &'a mut [u8],
+        messages: &mut impl FnMut(Kind, &'a [u8]),
+    ) -> Result<&'a mut [u8], Violation> {
+        if self.partial.is_some() {
+            return Ok(bytes);
+        }
+        while let Some(&[first, second, key @ ..]) = bytes.first_chunk::<SHORT_HEAD_BYTES>() {
+            let kind = match first {
+                0x81 => Kind::Text,
+                0x82 => Kind::Binary,
+                _ => break,
+            };
+            // Without its highest bit, which must be there, a longer form is longer than a short one.
+            let len = usize::from(second ^ 0x80);
+            if len > SHORT_BYTES_MAX || len > bytes.len() - SHORT_HEAD_BYTES {
+                break;
+            }
+            let (frame, rest) = std::mem::take(&mut bytes).split_at_mut(SHORT_HEAD_BYTES + len);
+            bytes = rest;
+            let payload = &mut frame[SHORT_HEAD_BYTES..];
+            unmask(payload, key, 0);
+            if kind == Kind::Text && simdutf8::basic::from_utf8(payload).is_err() {
+                return Err(Violation::InvalidUtf8);
+            }
+            messages(kind, payload);
+        }
+        Ok(bytes)
+    }
+
     /// Takes what was read and gives what it means. After `Flow::Closed` the rest is ignored.
     pub fn receive<'a>(
         &mut self,
@@ -100,7 +134,6 @@ impl Frames {
             if head.len <= rest.len().min(chunk_bytes_max) as u64 {
                 let (payload, rest) = rest.split_at_mut(head.len as usize);
                 bytes = rest;
-                unmask(payload, head.mask, 0);
                 if let Flow::Closed = self.whole_frame(head, payload, context, events)? {
                     return Ok(Flow::Closed);
                 }
@@ -142,8 +175,8 @@ impl Frames {
         let frame = partial.frame.as_mut().expect("a buffer is lent only while a frame arrives");
         let message = partial.message.as_mut().expect("the buffer came from this message");
         buffer.fill(len);
-        unmask(buffer.tail_mut(len), frame.head.mask, frame.arrived as usize % 4);
-        message.utf8.check(message.kind, buffer.tail_mut(len))?;
+        let (chunk, phase) = (buffer.tail_mut(len), frame.arrived as usize % 4);
+        unmask_checked(chunk, frame.head.mask, phase, message.kind, &mut message.utf8)?;
         frame.arrived += len as u64;
         message.buffer = buffer;
         if frame.missing() == 0 {
@@ -219,7 +252,7 @@ impl Frames {
     fn whole_frame<'a>(
         &mut self,
         head: FrameHead,
-        payload: &'a [u8],
+        payload: &'a mut [u8],
         context: &mut Context<'_>,
         events: &mut impl FnMut(Incoming<'a>),
     ) -> Result<Flow, Violation> {
@@ -227,21 +260,33 @@ impl Frames {
             Opcode::Text if head.fin => Kind::Text,
             Opcode::Binary if head.fin => Kind::Binary,
             Opcode::Text | Opcode::Binary | Opcode::Continuation => {
-                self.data(&head, payload, payload.len(), context, events)?;
+                let len = payload.len();
+                self.data(&head, payload, 0, len, context, events)?;
                 return Ok(Flow::Open);
             }
             control => {
+                unmask(payload, head.mask, 0);
                 self.forget_if_empty();
                 return control_frame(control, payload, events);
             }
         };
         if head.is_compressed {
+            unmask(payload, head.mask, 0);
             self.forget_if_empty();
             self.whole_compressed(&head, kind, payload, context, events)?;
             return Ok(Flow::Open);
         }
-        if kind == Kind::Text && simdutf8::basic::from_utf8(payload).is_err() {
-            return Err(Violation::InvalidUtf8);
+        if kind == Kind::Text && payload.len() > BLOCK_BYTES {
+            let mut utf8 = Utf8Stream::default();
+            unmask_checked(payload, head.mask, 0, kind, &mut utf8)?;
+            if !utf8.is_complete() {
+                return Err(Violation::InvalidUtf8);
+            }
+        } else {
+            unmask(payload, head.mask, 0);
+            if kind == Kind::Text && simdutf8::basic::from_utf8(payload).is_err() {
+                return Err(Violation::InvalidUtf8);
+            }
         }
         self.forget_if_empty();
         events(Incoming::Message { kind, payload: Payload::Borrowed(payload) });
@@ -261,13 +306,14 @@ impl Frames {
         let frame = partial.frame.as_mut().expect("a frame is in arrival");
         let before = *frame;
         let (chunk, rest) = bytes.split_at_mut(before.missing().min(bytes.len()).min(len_max));
-        unmask(chunk, before.head.mask, before.arrived as usize % 4);
+        let phase = before.arrived as usize % 4;
         frame.arrived += chunk.len() as u64;
         let is_whole = frame.missing() == 0;
         if is_whole {
             partial.frame = None;
         }
         if before.head.opcode.is_control() {
+            unmask(chunk, before.head.mask, phase);
             let end = before.arrived as usize + chunk.len();
             partial.control[before.arrived as usize..end].copy_from_slice(chunk);
             if is_whole {
@@ -276,17 +322,18 @@ impl Frames {
                 return Ok((control_frame(before.head.opcode, control.as_slice(), events)?, rest));
             }
         } else {
-            self.data(&before.head, chunk, before.missing(), context, events)?;
+            self.data(&before.head, chunk, phase, before.missing(), context, events)?;
         }
         Ok((Flow::Open, rest))
     }
 
-    /// Unmasked payload for the message under assembly; `missing` is what its frame still
-    /// announces, this chunk included.
+    /// Payload for the message under assembly, still masked, with the key at `phase`; `missing` is
+    /// what its frame still announces, this chunk included.
     fn data<'a>(
         &mut self,
         head: &FrameHead,
-        chunk: &'a [u8],
+        chunk: &'a mut [u8],
+        phase: usize,
         missing: usize,
         context: &mut Context<'_>,
         events: &mut impl FnMut(Incoming<'a>),
@@ -294,6 +341,7 @@ impl Frames {
         let is_last = head.fin && chunk.len() == missing;
         let is_compressed = head.is_compressed || self.message().is_some_and(|message| message.is_compressed);
         if is_compressed {
+            unmask(chunk, head.mask, phase);
             return self.compressed_data(head, chunk, is_last, context, events);
         }
         let message = self.partial().message.get_or_insert_with(|| Assembly {
@@ -309,7 +357,7 @@ impl Frames {
             is_compressed: false,
             inflater: None,
         });
-        message.utf8.check(message.kind, chunk)?;
+        unmask_checked(chunk, head.mask, phase, message.kind, &mut message.utf8)?;
         if context.streams {
             let kind = message.kind;
             if is_last {
@@ -533,12 +581,13 @@ impl Assembly {
                 }
                 continue;
             }
-            let guess = (4 * chunk.len()).clamp(INFLATED_BYTES_MIN, LENT_BYTES_MAX).min(bytes_max - len);
+            let guess =
+                (4 * chunk.len()).clamp(INFLATED_BYTES_MIN, INFLATED_STEP_BYTES_MAX).min(bytes_max - len);
             if len == 0 && self.buffer.capacity() == 0 {
                 self.buffer = context.pool.take(guess);
             }
             let room = self.buffer.room(guess, bytes_max).map_err(|_| Violation::OutOfMemory)?;
-            let room_len = room.len().min(bytes_max - len).min(LENT_BYTES_MAX);
+            let room_len = room.len().min(bytes_max - len).min(INFLATED_STEP_BYTES_MAX);
             let room = &mut room[..room_len];
             let step = inflater.step(chunk, room)?;
             self.utf8.check(self.kind, &room[..step.given])?;
@@ -638,6 +687,28 @@ fn control_frame<'a>(
     Ok(Flow::Open)
 }
 
+/// Unmasks bytes of a message and checks them if they are text, a block at a time: what is checked
+/// is still in the nearest cache. `phase` is as with [`unmask`].
+#[inline]
+pub fn unmask_checked(
+    bytes: &mut [u8],
+    key: [u8; 4],
+    phase: usize,
+    kind: Kind,
+    utf8: &mut Utf8Stream,
+) -> Result<(), Violation> {
+    if kind == Kind::Binary {
+        unmask(bytes, key, phase);
+        return Ok(());
+    }
+    // A block leaves the key's phase as it is.
+    for block in bytes.chunks_mut(BLOCK_BYTES) {
+        unmask(block, key, phase);
+        utf8.check(kind, block)?;
+    }
+    Ok(())
+}
+
 /// UTF-8 that arrives in pieces. A piece may end inside a character, but what can't become a
 /// character any more is refused at its first bad byte, not when the message ends.
 #[derive(Default)]
@@ -668,14 +739,15 @@ impl Utf8Stream {
                 Err(_) => return Err(Violation::InvalidUtf8),
             }
         }
-        if let Err(error) = simdutf8::compat::from_utf8(piece) {
-            if error.error_len().is_some() {
-                return Err(Violation::InvalidUtf8);
-            }
-            let tail = &piece[error.valid_up_to()..];
-            self.tail[..tail.len()].copy_from_slice(tail);
-            self.tail_len = tail.len() as u8;
+        let (whole, tail) = piece.split_at(piece.len() - begun_character_len(piece));
+        if simdutf8::basic::from_utf8(whole).is_err() {
+            return Err(Violation::InvalidUtf8);
         }
+        if std::str::from_utf8(tail).is_err_and(|error| error.error_len().is_some()) {
+            return Err(Violation::InvalidUtf8);
+        }
+        self.tail[..tail.len()].copy_from_slice(tail);
+        self.tail_len = tail.len() as u8;
         Ok(())
     }
 
@@ -695,17 +767,37 @@ impl Utf8Stream {
     }
 }
 
+/// How many bytes of a character stand at the end that want more to follow.
+fn begun_character_len(piece: &[u8]) -> usize {
+    let last = piece.iter().rev().take(3).position(|byte| !(0x80..0xC0).contains(byte));
+    let Some(position) = last else { return 0 };
+    let len = match piece[piece.len() - 1 - position] {
+        0x00..0xC0 => 1,
+        0xC0..0xE0 => 2,
+        0xE0..0xF0 => 3,
+        0xF0.. => 4,
+    };
+    if len > position + 1 { position + 1 } else { 0 }
+}
+
+/// Half of the smallest first-level cache.
+const BLOCK_BYTES: usize = 16 * 1024;
 /// Shorter rests are copied from the shared read memory instead: a read of their own costs more.
 const LENT_BYTES_MIN: usize = 16 * 1024;
+const SHORT_HEAD_BYTES: usize = 6;
+/// "if 0-125, that is the payload length" (5.2)
+pub const SHORT_BYTES_MAX: usize = 125;
 /// Inflated messages up to here lie in the turn's memory, which grows to this for all of them.
 const INFLATED_BYTES_MAX: usize = 64 * 1024;
 const INFLATED_MEMORY_BYTES: usize = 5 * 1024 * 1024;
 const INFLATED_BYTES_MIN: usize = 1024;
+/// Small enough to be checked while it is in the cache.
+const INFLATED_STEP_BYTES_MAX: usize = 256 * 1024;
 /// A piece of a compressed message that is given on as it comes, before and after inflating.
 const STREAMED_BYTES_MAX: usize = 4 * 1024;
 const PIECE_BYTES: usize = 32 * 1024;
-/// One read: small enough to be unmasked and checked while it is in the cache.
-const LENT_BYTES_MAX: usize = 256 * 1024;
+/// One read. Fewer cost less than is won by unmasking and checking in the nearest cache.
+const LENT_BYTES_MAX: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -738,6 +830,50 @@ mod tests {
                 }
                 assert!(stream.is_complete());
             }
+        }
+    }
+
+    #[test]
+    fn a_text_in_two_pieces_is_what_the_standard_library_takes_for_one() {
+        // Of each kind of byte that there is at least one.
+        let bytes =
+            [b'a', 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC1, 0xC2, 0xE0, 0xE1, 0xED, 0xF0, 0xF1, 0xF4, 0xF5];
+        let count = bytes.len();
+        for number in 0..count.pow(4) {
+            let text: [u8; 4] = std::array::from_fn(|place| bytes[number / count.pow(place as u32) % count]);
+            let expected = match std::str::from_utf8(&text) {
+                Ok(_) => Some(true),
+                Err(error) => error.error_len().is_none().then_some(false),
+            };
+            for split in 0..4 {
+                let mut stream = Utf8Stream::default();
+                let checked = [&text[..split], &text[split..]].map(|piece| stream.check(Kind::Text, piece));
+                let is_refused = checked.iter().any(Result::is_err);
+                assert_eq!(
+                    (!is_refused).then(|| stream.is_complete()),
+                    expected,
+                    "{text:x?} split at {split}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_judged_the_same_wherever_its_blocks_end() {
+        const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+        let judged = |text: &[u8], phase: usize| {
+            let (mut bytes, mut utf8) = (text.to_vec(), Utf8Stream::default());
+            unmask(&mut bytes, KEY, phase);
+            let checked = unmask_checked(&mut bytes, KEY, phase, Kind::Text, &mut utf8);
+            assert!(checked.is_err() || bytes == text);
+            checked.map(|()| utf8.is_complete())
+        };
+        for ahead in BLOCK_BYTES - 5..BLOCK_BYTES + 2 {
+            let mut text = ["x".repeat(ahead), "😀".repeat(BLOCK_BYTES / 2)].concat().into_bytes();
+            assert_eq!(judged(&text, ahead % 4), Ok(true));
+            assert_eq!(judged(&text[..text.len() - 1], 0), Ok(false));
+            text[ahead + 3] = b'x';
+            assert_eq!(judged(&text, 0), Err(Violation::InvalidUtf8));
         }
     }
 
