@@ -29,7 +29,7 @@ use handshake::{Offer, Rules};
 use http::{Refusal, Request, RequestReader};
 use proxy::{Announced, ProxyError, ProxyReader, ProxyVersions};
 
-/// One conversation.
+/// One conversation. Every connection has room for it, so what only some states know is elsewhere.
 pub struct Protocol {
     state: State,
 }
@@ -40,35 +40,43 @@ enum State {
     /// The request is still arriving.
     Requesting(Box<RequestReader>),
     /// The body of a plain request is arriving.
-    Body {
-        request: Arc<Request>,
-        reader: Box<BodyReader>,
-    },
-    /// The request is there; someone decides. Later bytes wait in `backlog`.
-    Deciding {
-        request: Arc<Request>,
-        backlog: Vec<u8>,
-    },
+    Body(Box<BodyInArrival>),
+    /// The request is there; someone decides.
+    Deciding(Box<Undecided>),
     /// Hixie-76: the head of the answer is sent, the eight bytes are still to come.
     Challenged(Box<Challenge>),
     Open {
         dialect: Dialect,
-        frames: Frames,
+        frames: message::Frames,
         we_closed: bool,
         deflate: Option<Agreement>,
     },
+    /// The same in Hixie's framing.
+    OpenHixie {
+        dialect: Dialect,
+        frames: Box<hixie::Frames>,
+        we_closed: bool,
+    },
     Closed,
+}
+
+struct BodyInArrival {
+    request: Arc<Request>,
+    reader: BodyReader,
+}
+
+struct Undecided {
+    request: Arc<Request>,
+    /// `None`: it can't become a WebSocket.
+    offer: Option<Offer>,
+    /// What came behind it.
+    backlog: Vec<u8>,
 }
 
 struct Challenge {
     keys: hixie::Keys,
     body: [u8; hixie::BODY_BYTES],
     body_len: usize,
-}
-
-enum Frames {
-    HyBi(message::Frames),
-    Hixie(hixie::Frames),
 }
 
 /// What a conversation needs from around it while it receives.
@@ -156,9 +164,33 @@ impl Protocol {
         Self { state: State::Announcing(Box::default(), versions) }
     }
 
+    /// No conversation: whatever comes is dropped. Holds no memory.
+    pub fn closed() -> Self {
+        Self { state: State::Closed }
+    }
+
+    /// What can be taken without looking at more than the bytes; see [`message::Frames::receive_short`].
+    /// The rest is for `receive`.
+    #[inline]
+    pub fn receive_short<'a>(
+        &mut self,
+        bytes: &'a mut [u8],
+        message_bytes_max: usize,
+        messages: &mut impl FnMut(Kind, &'a [u8]),
+    ) -> Result<&'a mut [u8], Failure> {
+        match &mut self.state {
+            State::Open { frames, deflate: None, .. } if message_bytes_max >= message::SHORT_BYTES_MAX => {
+                frames.receive_short(bytes, messages).map_err(|violation| {
+                    self.state = State::Closed;
+                    violation.into()
+                })
+            }
+            _ => Ok(bytes),
+        }
+    }
+
     /// Takes what was read. On a failure the conversation is over: the engine answers it with
     /// the refusal's response or the violation's close frame.
-    #[inline]
     pub fn receive<'a>(
         &mut self,
         mut bytes: &'a mut [u8],
@@ -168,12 +200,12 @@ impl Protocol {
     ) -> Result<Flow, Failure> {
         let flow = loop {
             match &mut self.state {
-                State::Open { dialect, frames, deflate, .. } => {
+                State::Open { frames, deflate, .. } => {
                     context.inflation.agreement = *deflate;
-                    break match frames {
-                        Frames::HyBi(frames) => frames.receive(bytes, context, events),
-                        Frames::Hixie(frames) => frames.receive(*dialect, bytes, context, events),
-                    };
+                    break frames.receive(bytes, context, events);
+                }
+                State::OpenHixie { dialect, frames, .. } => {
+                    break frames.receive(*dialect, bytes, context, events);
                 }
                 State::Announcing(..) => match self.receive_announcement(bytes).map_err(Failure::Proxy)? {
                     Announcement::Whole(announced, taken) => {
@@ -189,8 +221,8 @@ impl Protocol {
                             self.state = State::Closed;
                             return Err(Refusal::NoMemory.into());
                         };
-                        self.state = State::Deciding { request: request.clone(), backlog };
                         let offer = handshake::negotiate(&request, rules);
+                        self.state = State::deciding(request.clone(), offer.as_ref().ok().copied(), backlog);
                         events(Incoming::Request { request, offer });
                         return Ok(Flow::Open);
                     }
@@ -200,13 +232,13 @@ impl Protocol {
                         return Err(refusal.into());
                     }
                 },
-                State::Body { request, reader } => match reader.receive(bytes) {
+                State::Body(arriving) => match arriving.reader.receive(bytes) {
                     Ok(Some((body, taken))) => {
                         let Ok(backlog) = copied(&bytes[taken..]) else {
                             self.state = State::Closed;
                             return Err(Refusal::NoMemory.into());
                         };
-                        self.state = State::Deciding { request: request.clone(), backlog };
+                        self.state = State::deciding(arriving.request.clone(), None, backlog);
                         events(Incoming::Body(body));
                         return Ok(Flow::Open);
                     }
@@ -216,7 +248,8 @@ impl Protocol {
                         return Err(refusal.into());
                     }
                 },
-                State::Deciding { backlog, .. } => {
+                State::Deciding(undecided) => {
+                    let backlog = &mut undecided.backlog;
                     // The engine stops reading here, so this is at most what one read held.
                     if backlog.try_reserve(bytes.len()).is_err() {
                         self.state = State::Closed;
@@ -273,9 +306,10 @@ impl Protocol {
         headers: &str,
         secure: bool,
     ) -> Result<Accepted, TryReserveError> {
-        let State::Deciding { request, backlog } = std::mem::replace(&mut self.state, State::Closed) else {
+        let State::Deciding(undecided) = std::mem::replace(&mut self.state, State::Closed) else {
             unreachable!("the engine accepts only what waits for a decision");
         };
+        let Undecided { request, backlog, .. } = *undecided;
         let response = handshake::response_head(&request, &offer, protocol, headers, secure)?;
         self.state = match offer.keys {
             Some(keys) => {
@@ -286,15 +320,24 @@ impl Protocol {
         Ok(Accepted { response, backlog, is_open: self.dialect().is_some() })
     }
 
+    /// What the request that waits for a decision can become.
+    pub fn offer(&self) -> Option<Offer> {
+        match &self.state {
+            State::Deciding(undecided) => undecided.offer,
+            _ => None,
+        }
+    }
+
     /// Before a plain request is decided its body is received: the bytes of it that are here
     /// already, to be received again.
     pub fn receive_body(&mut self, bytes_max: usize) -> Result<Vec<u8>, Refusal> {
-        let State::Deciding { request, backlog } = &mut self.state else {
+        let State::Deciding(undecided) = &mut self.state else {
             unreachable!("the engine asks for the body of what waits for a decision");
         };
-        let reader = Box::new(BodyReader::new(request.body(), bytes_max)?);
-        let backlog = std::mem::take(backlog);
-        self.state = State::Body { request: request.clone(), reader };
+        let reader = BodyReader::new(undecided.request.body(), bytes_max)?;
+        let backlog = std::mem::take(&mut undecided.backlog);
+        let request = undecided.request.clone();
+        self.state = State::Body(Box::new(BodyInArrival { request, reader }));
         Ok(backlog)
     }
 
@@ -302,14 +345,14 @@ impl Protocol {
     /// already, to be received again.
     pub fn next_request(&mut self) -> Vec<u8> {
         match std::mem::take(self).state {
-            State::Deciding { backlog, .. } => backlog,
+            State::Deciding(undecided) => undecided.backlog,
             _ => unreachable!("the engine goes on after a plain request only"),
         }
     }
 
     /// Can a plain HTTP answer still be given?
     pub fn can_be_refused(&self) -> bool {
-        matches!(self.state, State::Requesting(_) | State::Body { .. } | State::Deciding { .. })
+        matches!(self.state, State::Requesting(_) | State::Body(_) | State::Deciding(_))
     }
 
     /// No WebSocket comes of this request.
@@ -321,7 +364,7 @@ impl Protocol {
     #[inline]
     pub fn lend(&mut self) -> Option<(Buffer, usize)> {
         match &mut self.state {
-            State::Open { frames: Frames::HyBi(frames), .. } => frames.lend(),
+            State::Open { frames, .. } => frames.lend(),
             _ => None,
         }
     }
@@ -332,7 +375,7 @@ impl Protocol {
         len: usize,
         events: &mut impl FnMut(Incoming<'a>),
     ) -> Result<Flow, Failure> {
-        let State::Open { frames: Frames::HyBi(frames), .. } = &mut self.state else {
+        let State::Open { frames, .. } = &mut self.state else {
             return Ok(Flow::Closed);
         };
         frames.receive_lent(buffer, len, events).inspect_err(|_| self.state = State::Closed)?;
@@ -342,7 +385,7 @@ impl Protocol {
     /// The dialect spoken, once the conversation is open.
     pub fn dialect(&self) -> Option<Dialect> {
         match self.state {
-            State::Open { dialect, .. } => Some(dialect),
+            State::Open { dialect, .. } | State::OpenHixie { dialect, .. } => Some(dialect),
             _ => None,
         }
     }
@@ -360,7 +403,7 @@ impl Protocol {
     /// memory.
     pub fn windows(&mut self) -> Option<&mut Option<Box<Windows>>> {
         match &mut self.state {
-            State::Open { frames: Frames::HyBi(frames), .. } => Some(frames.windows()),
+            State::Open { frames, .. } => Some(frames.windows()),
             _ => None,
         }
     }
@@ -368,7 +411,9 @@ impl Protocol {
     /// We have queued our close. True the first time.
     pub fn begin_close(&mut self) -> bool {
         match &mut self.state {
-            State::Open { we_closed, .. } => !std::mem::replace(we_closed, true),
+            State::Open { we_closed, .. } | State::OpenHixie { we_closed, .. } => {
+                !std::mem::replace(we_closed, true)
+            }
             _ => false,
         }
     }
@@ -382,11 +427,16 @@ impl Default for Protocol {
 
 impl State {
     fn open(dialect: Dialect, deflate: Option<Agreement>) -> Self {
-        let frames = match dialect {
-            Dialect::Hixie75 | Dialect::Hixie76 => Frames::Hixie(hixie::Frames::default()),
-            _ => Frames::HyBi(message::Frames::default()),
-        };
-        State::Open { dialect, frames, we_closed: false, deflate }
+        match dialect.wire_form() {
+            WireForm::HyBi => {
+                State::Open { dialect, frames: message::Frames::default(), we_closed: false, deflate }
+            }
+            WireForm::Hixie => State::OpenHixie { dialect, frames: Box::default(), we_closed: false },
+        }
+    }
+
+    fn deciding(request: Arc<Request>, offer: Option<Offer>, backlog: Vec<u8>) -> Self {
+        Self::Deciding(Box::new(Undecided { request, offer, backlog }))
     }
 }
 
