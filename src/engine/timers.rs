@@ -23,8 +23,8 @@ pub struct Timers {
 struct Node {
     next: Slot,
     previous: Slot,
-    /// Within the wheel's reach; `Time::NEVER`: not entered.
-    due: Time,
+    /// `NOWHERE`: not entered. Nothing is due later than in one round, so it says when, too.
+    bucket: u16,
 }
 
 impl Timers {
@@ -47,16 +47,16 @@ impl Timers {
         }
         let index = slot as usize;
         if index >= self.nodes.len() {
-            self.nodes.resize(index + 1, Node { next: NONE, previous: NONE, due: Time::NEVER });
+            self.nodes.resize(index + 1, Node { next: NONE, previous: NONE, bucket: NOWHERE });
         }
         let reach = Time((self.tick + BUCKETS as u64 - 1) << TICK_BITS);
         let due = due.clamp(Time(self.tick << TICK_BITS), reach);
-        let bucket = bucket_of(due);
+        let bucket = bucket_of(tick_of(due));
         let next = self.buckets[bucket];
         if next != NONE {
             self.nodes[next as usize].previous = slot;
         }
-        self.nodes[index] = Node { next, previous: NONE, due };
+        self.nodes[index] = Node { next, previous: NONE, bucket: bucket as u16 };
         self.buckets[bucket] = slot;
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
         self.earliest = self.earliest.min(tick_of(due));
@@ -65,17 +65,16 @@ impl Timers {
 
     /// Enters a slot unless it comes due earlier anyway.
     pub fn set_earlier(&mut self, slot: Slot, due: Time) {
-        if due < self.due(slot) {
+        if self.tick_of_entry(slot).is_none_or(|entered| tick_of(due) < entered) {
             self.set(slot, due);
         }
     }
 
     pub fn cancel(&mut self, slot: Slot) {
-        let due = self.due(slot);
-        if due == Time::NEVER {
+        let Some(&Node { next, previous, bucket }) = self.nodes.get(slot as usize) else { return };
+        if bucket == NOWHERE {
             return;
         }
-        let Node { next, previous, .. } = self.nodes[slot as usize];
         if next != NONE {
             self.nodes[next as usize].previous = previous;
         }
@@ -83,13 +82,13 @@ impl Timers {
             self.nodes[previous as usize].next = next;
         } else {
             // Only a bucket's first entry has none before it.
-            let bucket = bucket_of(due);
+            let bucket = usize::from(bucket);
             self.buckets[bucket] = next;
             if next == NONE {
                 self.occupied[bucket / 64] &= !(1 << (bucket % 64));
             }
         }
-        self.nodes[slot as usize].due = Time::NEVER;
+        self.nodes[slot as usize].bucket = NOWHERE;
         self.len -= 1;
     }
 
@@ -143,20 +142,23 @@ impl Timers {
         self.occupied[bucket / 64] &= !(1 << (bucket % 64));
         while slot != NONE {
             let node = &mut self.nodes[slot as usize];
-            node.due = Time::NEVER;
+            node.bucket = NOWHERE;
             due.push(slot);
             self.len -= 1;
             slot = node.next;
         }
     }
 
-    fn due(&self, slot: Slot) -> Time {
-        self.nodes.get(slot as usize).map_or(Time::NEVER, |node| node.due)
+    /// When its entry comes due, if it has one.
+    fn tick_of_entry(&self, slot: Slot) -> Option<u64> {
+        let node = self.nodes.get(slot as usize).filter(|node| node.bucket != NOWHERE)?;
+        let ahead = (usize::from(node.bucket) + BUCKETS - bucket_of(self.tick)) % BUCKETS;
+        Some(self.tick + ahead as u64)
     }
 }
 
-fn bucket_of(due: Time) -> usize {
-    (tick_of(due) % BUCKETS as u64) as usize
+fn bucket_of(tick: u64) -> usize {
+    (tick % BUCKETS as u64) as usize
 }
 
 fn tick_of(time: Time) -> u64 {
@@ -164,6 +166,7 @@ fn tick_of(time: Time) -> u64 {
 }
 
 const NONE: Slot = Slot::MAX;
+const NOWHERE: u16 = u16::MAX;
 /// A tick is 2^14 µs = 16 ms: no timeout needs to be sharper.
 const TICK_BITS: u32 = 14;
 /// One round is 33 s: longer waits pass by once a round.
