@@ -14,8 +14,12 @@ use crate::id::Time;
 
 #[derive(Default)]
 pub struct Outbox {
+    /// What goes before `tail`.
     chunks: VecDeque<Chunk>,
-    /// How much of the first chunk the kernel has.
+    /// The end of the queue, to which small writes are copied: most often all there is. Its memory
+    /// stays with a spare outbox.
+    tail: Vec<u8>,
+    /// How much of the first chunk (of `tail`, if there is none) the kernel has.
     first_sent: usize,
     /// Bytes not sent yet, those in `sealed` not counted.
     bytes: usize,
@@ -66,29 +70,51 @@ impl Outbox {
         self.bytes() == 0
     }
 
-    /// Copies all parts to the end, or, without memory, none: into the last chunk if it has
-    /// room.
+    /// Copies all parts to the end, or, without memory, none.
     #[inline]
     pub fn push(&mut self, parts: [&[u8]; 3], spares: &mut Spares) -> Result<(), TryReserveError> {
-        let len = parts.iter().map(|part| part.len()).sum();
-        if len == 0 {
-            return Ok(());
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if self.tail.capacity() - self.tail.len() < len {
+            self.begin_tail(len, spares)?;
         }
-        match self.chunks.back_mut() {
-            // Never grown: a chunk has one of two sizes, so that the shard can keep it.
-            Some(Chunk::Own(last)) if last.capacity() - last.len() >= len => {
-                parts.iter().for_each(|part| last.extend_from_slice(part));
-            }
-            last => {
-                let goes_on = matches!(last, Some(Chunk::Own(_)));
-                let mut chunk = spares.chunk(len, goes_on)?;
-                self.chunks.try_reserve(1)?;
-                parts.iter().for_each(|part| chunk.extend_from_slice(part));
-                self.chunks.push_back(Chunk::Own(chunk));
-            }
-        }
+        parts.iter().filter(|part| !part.is_empty()).for_each(|part| self.tail.extend_from_slice(part));
         self.bytes += len;
         Ok(())
+    }
+
+    /// The same for a payload behind a head of a known length, which needs no loop.
+    #[inline(always)]
+    pub fn push_behind<const N: usize>(
+        &mut self,
+        head: [u8; N],
+        payload: &[u8],
+        spares: &mut Spares,
+    ) -> Result<(), TryReserveError> {
+        let len = N + payload.len();
+        if self.tail.capacity() - self.tail.len() < len {
+            self.begin_tail(len, spares)?;
+        }
+        self.tail.extend(head);
+        self.tail.extend_from_slice(payload);
+        self.bytes += len;
+        Ok(())
+    }
+
+    /// The tail has no room for so many bytes. It is never grown: a chunk has one of two sizes, so
+    /// that the shard can keep it.
+    fn begin_tail(&mut self, len: usize, spares: &mut Spares) -> Result<(), TryReserveError> {
+        self.chunks.try_reserve(1)?;
+        let chunk = spares.chunk(len, !self.tail.is_empty())?;
+        self.end_tail();
+        spares.keep_chunk(std::mem::replace(&mut self.tail, chunk));
+        Ok(())
+    }
+
+    /// What comes next is no part of it. There must be room for a chunk more.
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push_back(Chunk::Own(std::mem::take(&mut self.tail)));
+        }
     }
 
     /// Queues a long payload, which `push` does without copying it, and what stands before and
@@ -108,13 +134,13 @@ impl Outbox {
                 Some(chunk)
             }
         };
-        // Head, payload and end.
+        // The tail so far, the head and the payload.
         self.chunks.try_reserve(3)?;
         self.push([head, &[], &[]], spares)?;
         push(self);
         if let Some(end) = end {
             self.bytes += end.len();
-            self.chunks.push_back(Chunk::Own(end));
+            spares.keep_chunk(std::mem::replace(&mut self.tail, end));
         }
         Ok(())
     }
@@ -122,6 +148,7 @@ impl Outbox {
     /// Queues part of a shared buffer without copying it, inside of [`Outbox::push_around`].
     pub fn push_shared(&mut self, buffer: Arc<Buffer>, range: Range<usize>) {
         self.bytes += range.len();
+        self.end_tail();
         self.chunks.push_back(Chunk::Shared { buffer, range });
     }
 
@@ -129,6 +156,7 @@ impl Outbox {
     /// [`Outbox::settle`] must follow before the arena changes.
     pub fn push_lent(&mut self, range: Range<usize>) {
         self.bytes += range.len();
+        self.end_tail();
         self.chunks.push_back(Chunk::Lent(range));
     }
 
@@ -151,7 +179,7 @@ impl Outbox {
         }
         self.sealed = std::mem::take(&mut spares.sealed);
         let mut joined = std::mem::take(&mut spares.joined);
-        let mut chunks = self.chunks.iter().map(|chunk| chunk.as_slice(arena)).peekable();
+        let mut chunks = slices(&self.chunks, &self.tail, arena).peekable();
         let mut rest = &chunks.next().expect("there are bytes")[self.first_sent..];
         let mut len = 0;
         let result = loop {
@@ -186,6 +214,7 @@ impl Outbox {
                 break sealed;
             }
         };
+        drop(chunks);
         spares.joined = joined;
         result?;
         self.advance_plain(len, spares);
@@ -204,21 +233,29 @@ impl Outbox {
 
     /// Gives the front of the queue to `send`.
     #[inline]
-    pub fn with_slices<R>(&self, arena: &[u8], send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
+    pub fn with_slices<'a, R>(&'a self, arena: &'a [u8], send: impl FnOnce(&[IoSlice<'a>]) -> R) -> R {
         if !self.sealed.is_empty() {
             return send(&[IoSlice::new(&self.sealed[self.sealed_sent..])]);
         }
-        let first = &self.chunks[0].as_slice(arena)[self.first_sent..];
-        if self.chunks.len() == 1 {
-            return send(&[IoSlice::new(first)]);
+        if self.chunks.is_empty() {
+            return send(&[IoSlice::new(&self.tail[self.first_sent..])]);
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        slices[0] = IoSlice::new(first);
-        let count = self.chunks.len().min(SLICES_MAX);
-        for (slice, chunk) in slices[1..count].iter_mut().zip(self.chunks.iter().skip(1)) {
-            *slice = IoSlice::new(chunk.as_slice(arena));
+        let mut count = 0;
+        for (slice, bytes) in slices.iter_mut().zip(self::slices(&self.chunks, &self.tail, arena)) {
+            let sent = if count == 0 { self.first_sent } else { 0 };
+            *slice = IoSlice::new(&bytes[sent..]);
+            count += 1;
         }
         send(&slices[..count])
+    }
+
+    /// The queue, if nothing of it has gone yet and it is in one piece of its own.
+    #[inline]
+    pub fn short(&self) -> Option<&[u8]> {
+        // What is lent, shared or sealed is counted in one of the sums only.
+        let is_short = self.bytes == self.tail.len() && self.sealed.is_empty() && !self.is_blocked;
+        is_short.then_some(self.tail.as_slice())
     }
 
     /// The kernel took `len` bytes.
@@ -249,7 +286,7 @@ impl Outbox {
         while let Some(first) = self.chunks.front() {
             let first_len = first.len();
             if first_len > self.first_sent {
-                break;
+                return;
             }
             self.first_sent -= first_len;
             match self.chunks.pop_front() {
@@ -257,6 +294,10 @@ impl Outbox {
                 Some(Chunk::Shared { buffer, .. }) => spares.release(buffer),
                 _ => {}
             }
+        }
+        if self.first_sent == self.tail.len() {
+            self.tail.clear();
+            self.first_sent = 0;
         }
     }
 
@@ -284,13 +325,29 @@ impl Outbox {
                 Chunk::Lent(_) => {}
             }
         }
-        self.forget_sealed(spares);
+        self.tail.clear();
+        if self.tail.capacity() > SMALL_CHUNK_BYTES {
+            spares.keep_chunk(std::mem::take(&mut self.tail));
+        }
+        if self.sealed.capacity() > 0 {
+            self.forget_sealed(spares);
+        }
         self.first_sent = 0;
         self.bytes = 0;
         self.is_blocked = false;
         self.progress_at = Time::default();
         self.progress_bytes = 0;
     }
+}
+
+/// All that is plain, from the front of the first chunk on.
+fn slices<'a>(
+    chunks: &'a VecDeque<Chunk>,
+    tail: &'a [u8],
+    arena: &'a [u8],
+) -> impl Iterator<Item = &'a [u8]> {
+    let tail = (!tail.is_empty()).then_some(tail);
+    chunks.iter().map(|chunk| chunk.as_slice(arena)).chain(tail)
 }
 
 /// Outboxes and small chunks between two uses, one set per shard: in the steady state a
@@ -317,6 +374,22 @@ impl Spares {
     #[inline]
     pub fn keep_outbox(&mut self, mut outbox: Box<Outbox>) {
         outbox.clear(self);
+        self.keep_empty(outbox);
+    }
+
+    /// The same for one that was [`Outbox::short`] and is sent.
+    #[inline]
+    pub fn keep_short(&mut self, mut outbox: Box<Outbox>) {
+        outbox.tail.clear();
+        outbox.bytes = 0;
+        if outbox.tail.capacity() > SMALL_CHUNK_BYTES || outbox.progress_at != Time::default() {
+            outbox.clear(self);
+        }
+        self.keep_empty(outbox);
+    }
+
+    #[inline]
+    fn keep_empty(&mut self, outbox: Box<Outbox>) {
         if self.outboxes.len() < SPARE_OUTBOXES_MAX && outbox.chunks.capacity() <= CHUNKS_KEPT {
             self.outboxes.push(outbox);
         }
@@ -377,8 +450,8 @@ const SLICES_MAX: usize = 64;
 const SMALL_CHUNK_BYTES: usize = 1200;
 /// Longer writes join until a chunk is so long; then a copy costs more than a slice of its own.
 const LARGE_CHUNK_BYTES: usize = 16 * 1024;
-/// Together 7 MiB at most, and freed when the shard is quiet.
-const SMALL_CHUNKS_MAX: usize = 2048;
+/// Together, and with what spare outboxes hold, 8 MiB at most, and freed when the shard is quiet.
+const SMALL_CHUNKS_MAX: usize = 512;
 const LARGE_CHUNKS_MAX: usize = 256;
 /// What one record of TLS holds.
 const RECORD_BYTES: usize = 16 * 1024;
