@@ -8,7 +8,7 @@ use super::reentry::with_turn;
 use super::server::fdx_server;
 use super::status::*;
 use super::{NTS, bytes, guard, guard_or, handle, misused};
-use crate::engine::turn::{Message, Sent};
+use crate::engine::turn::{Message, Misuse, Sent};
 use crate::id::ConnId;
 use crate::protocol::Kind;
 use crate::protocol::deflate::Wish;
@@ -51,11 +51,11 @@ pub unsafe extern "C" fn fdx_send(
         let (handle, data) = unsafe { (handle(server)?, bytes(data, len)?) };
         let wish = wish_of(flags & !FDX_F_MORE)?;
         let (kind, conn, last) = (kind_of(kind)?, ConnId::from_u64(conn), flags & FDX_F_MORE == 0);
-        let sent = with_turn(handle, conn, |turn| match turn {
-            Some(turn) => turn.send_as(conn, kind, data, last, wish),
-            None => handle.server.send(conn, kind, data, last, wish),
-        });
-        sent.map(sent_status).map_err(misused)
+        let status = |sent: Result<Sent, Misuse>| sent.map(sent_status).map_err(misused);
+        with_turn(handle, conn, |turn| match turn {
+            Some(turn) => status(turn.send_as(conn, kind, data, last, wish)),
+            None => status(handle.server.send(conn, kind, data, last, wish)),
+        })
     })
 }
 
