@@ -75,6 +75,9 @@ impl Routes {
             return Err(format!("a pattern has at most {TEXT_BYTES_MAX} bytes"));
         }
         let index = self.list.len();
+        if index == ROUTES_MAX {
+            return Err(format!("there are {ROUTES_MAX} routes already"));
+        }
         let form = Form::parse(pattern)?;
         let clash = |_| format!("the pattern \"{pattern}\" is taken by another route already");
         let (for_sockets, for_http) = (route.wants.sockets() || !route.http, route.http);
@@ -180,6 +183,8 @@ impl Form {
     }
 }
 
+/// Each connection knows its route's place in two bytes.
+const ROUTES_MAX: usize = 1 << 16;
 /// The name of what `*` took, in matchit's words; no parameter of an embedder can have it.
 const REST: &str = "rest-of-the-path";
 
@@ -217,6 +222,19 @@ mod tests {
         assert_eq!(routes.find_http("/").map(|(index, _)| index), Some(1));
         assert_eq!((number("/"), number("/x")), (Some(0), Some(0)));
         assert_eq!((number("/room/1"), number("/room/"), number("/room/1/2")), (Some(2), Some(3), Some(3)));
+    }
+
+    /// A connection has two bytes for its place.
+    #[test]
+    fn a_route_too_many_is_refused_and_those_before_it_stay() {
+        let mut routes = routes(&[("/chat", false)]);
+        let another = Route { number: 1, wants: Wants::default(), http: false, streams: false };
+        routes.list.resize(ROUTES_MAX - 1, another.clone());
+        routes.add("/last", another.clone()).unwrap();
+        assert_eq!(routes.add("/more", another), Err("there are 65536 routes already".into()));
+        assert_eq!(routes.find_socket("/last").map(|(index, _)| index), Some(usize::from(u16::MAX)));
+        assert_eq!(routes.find_socket("/chat").map(|(index, _)| index), Some(0));
+        assert!(routes.find_socket("/more").is_none());
     }
 
     #[test]

@@ -281,8 +281,8 @@ pub struct fdx_handlers {
 /// most specific wins. `route` is a number of yours that its events carry. The handlers are
 /// copied. A path without a route gets 404.
 ///
-/// `FDX_OK`; `FDX_E_CONFIG` for a bad pattern or one that is taken; `FDX_E_INVALID_ARG` for NULL
-/// or unknown flags. On an error `drop` is not called.
+/// `FDX_OK`; `FDX_E_CONFIG` for a bad pattern, one that is taken, and beyond 65,536 routes;
+/// `FDX_E_INVALID_ARG` for NULL or unknown flags. On an error `drop` is not called.
 ///
 /// # Safety
 /// `config` is live; `pattern` ends with NUL; `handlers` has its `struct_size` set, and its
