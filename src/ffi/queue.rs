@@ -157,7 +157,8 @@ pub unsafe extern "C" fn fdx_wake(server: *mut fdx_server, queue: u32) -> fdx_st
 
 /// A descriptor that is readable while the queue is not empty, for poll, epoll, kqueue or the event
 /// loop of your language. [any] Only wait for it: don't read or close it. It is the server's, up to the
-/// last `fdx_server_unref`; call `fdx_poll` with a timeout of 0 when it is readable.
+/// last `fdx_server_unref`; call `fdx_poll` with a timeout of 0 when it is readable. It may be readable
+/// once more than there is something: then that is `FDX_E_TIMEOUT`.
 ///
 /// `FDX_OK`; `FDX_E_STATE` if "dispatch" is not "queue"; `FDX_E_NOT_FOUND`; `FDX_E_IO` without
 /// descriptors; `FDX_E_UNSUPPORTED` elsewhere than on Linux (see `fdx_queue_notify_fd`);

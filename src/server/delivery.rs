@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::connection::Release;
@@ -18,6 +18,8 @@ pub struct Queue<R> {
     state: Mutex<State<R>>,
     /// Rings when there is something for who waits.
     filled: Condvar,
+    lamp: OnceLock<Box<dyn Lamp>>,
+    bell: Mutex<Option<Box<dyn Bell>>>,
     /// So many have come unread that nobody else should be let in.
     is_crowded: AtomicBool,
     /// The requests that events not freed yet are about, each with the number of those events.
@@ -41,8 +43,6 @@ struct State<R> {
     taken: VecDeque<u64>,
     /// Words, each with the number of the first event that can't carry it any more.
     releases: VecDeque<(u64, Box<dyn Release>)>,
-    lamp: Option<Box<dyn Lamp>>,
-    bell: Option<Box<dyn Bell>>,
     /// Memory of a batch that was freed, for the next.
     spare: Option<Batch<R>>,
 }
@@ -71,16 +71,18 @@ pub struct Batch<R> {
     releases: Vec<Box<dyn Release>>,
 }
 
-/// Shows an event loop of the embedder's whether there is something to poll. Called under the
-/// queue's lock.
-pub trait Lamp: Send {
+/// Shows an event loop of the embedder's whether there is something to poll.
+pub trait Lamp: Send + Sync {
+    /// Under no lock that a poll needs: who is woken may run at once, and in the stead of this
+    /// thread. So it may come late, when there is nothing any more.
     fn light(&self);
+    /// Under the queue's lock, when there is nothing. It may be out already.
     fn put_out(&self);
     fn descriptor(&self) -> isize;
 }
 
-/// Tells an event loop of the embedder's that there is something to poll now. Called under the
-/// queue's lock.
+/// Tells an event loop of the embedder's that there is something to poll now. Called under no lock
+/// that a poll needs, and not any more once it was replaced.
 pub trait Bell: Send {
     fn ring(&self);
 }
@@ -105,20 +107,21 @@ impl<R: Record> Queue<R> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let words = std::mem::take(&mut batch.releases);
+        let is_first = !batch.events.is_empty() && !state.has_news();
         if !batch.events.is_empty() {
-            let had_news = state.has_news();
             state.is_stopped |= is_last;
             state.put(batch);
             if state.arrivals > ARRIVALS_MAX {
                 self.is_crowded.store(true, SeqCst);
             }
-            if !had_news {
-                self.tell(state);
-            }
         }
         state.releases.extend(words.into_iter().map(|word| (state.numbered, word)));
         let due = state.due_releases();
-        drop(guard);
+        if is_first {
+            self.tell(guard);
+        } else {
+            drop(guard);
+        }
         release(due);
     }
 
@@ -128,28 +131,24 @@ impl<R: Record> Queue<R> {
         let mut until = None;
         loop {
             if std::mem::take(&mut state.is_woken) {
-                state.put_out_if_empty();
+                self.put_out_if_empty(&state);
                 return Polled::Woken;
             }
             if let Some(batch) = state.take(most) {
-                state.put_out_if_empty();
+                self.put_out_if_empty(&state);
                 return Polled::Batch(batch);
             }
             if state.is_stopped {
                 return Polled::Stopped;
             }
-            let left = match timeout {
-                None => None,
-                Some(Duration::ZERO) => return Polled::TimedOut,
-                Some(timeout) => {
-                    let now = Instant::now();
-                    let until = *until.get_or_insert_with(|| now + timeout);
-                    if now >= until {
-                        return Polled::TimedOut;
-                    }
-                    Some(until - now)
-                }
-            };
+            let left = timeout.map(|timeout| {
+                let now = Instant::now();
+                until.get_or_insert_with(|| now + timeout).saturating_duration_since(now)
+            });
+            if left == Some(Duration::ZERO) {
+                self.put_out_if_empty(&state);
+                return Polled::TimedOut;
+            }
             state.waiting += 1;
             state = match left {
                 None => self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -162,33 +161,34 @@ impl<R: Record> Queue<R> {
     /// Who polls, or does next, is told to look up.
     pub fn wake(&self) {
         let mut state = self.lock();
-        let had_news = state.has_news();
+        let is_first = !state.has_news();
         state.is_woken = true;
-        if !had_news {
-            self.tell(&state);
+        if is_first {
+            self.tell(state);
         }
     }
 
     /// The descriptor of the queue's lamp, which is made the first time.
     pub fn lamp<E>(&self, make: impl FnOnce() -> Result<Box<dyn Lamp>, E>) -> Result<isize, E> {
-        let mut state = self.lock();
-        if let Some(lamp) = &state.lamp {
+        let state = self.lock();
+        if let Some(lamp) = self.lamp.get() {
             return Ok(lamp.descriptor());
         }
-        let lamp = make()?;
+        let made = make()?;
+        let lamp = self.lamp.get_or_init(|| made);
         if state.has_news() {
             lamp.light();
         }
-        Ok(state.lamp.insert(lamp).descriptor())
+        Ok(lamp.descriptor())
     }
 
     /// From now on rings at each change from empty to not empty; at once, if it is not empty.
     pub fn set_bell(&self, bell: Option<Box<dyn Bell>>) {
-        let mut state = self.lock();
-        if let Some(bell) = bell.as_ref().filter(|_| state.has_news()) {
+        let mut place = self.bell();
+        *place = bell;
+        if let Some(bell) = place.as_ref().filter(|_| self.lock().has_news()) {
             bell.ring();
         }
-        state.bell = bell;
     }
 
     /// Gives a batch back. True: the queue was crowded until now.
@@ -237,20 +237,33 @@ impl<R: Record> Queue<R> {
         self.requests().get(&conn).map(|(request, _)| request.clone())
     }
 
-    fn tell(&self, state: &State<R>) {
-        if let Some(lamp) = &state.lamp {
+    /// That there is something now.
+    fn tell(&self, state: MutexGuard<'_, State<R>>) {
+        let is_awaited = state.waiting > 0;
+        drop(state);
+        if is_awaited {
+            self.filled.notify_all();
+        }
+        if let Some(lamp) = self.lamp.get() {
             lamp.light();
         }
-        if let Some(bell) = &state.bell {
+        if let Some(bell) = &*self.bell() {
             bell.ring();
         }
-        if state.waiting > 0 {
-            self.filled.notify_all();
+    }
+
+    fn put_out_if_empty(&self, state: &State<R>) {
+        if let Some(lamp) = self.lamp.get().filter(|_| !state.has_news()) {
+            lamp.put_out();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bell(&self) -> MutexGuard<'_, Option<Box<dyn Bell>>> {
+        self.bell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn requests(&self) -> MutexGuard<'_, HashMap<ConnId, (PendingRequest, usize)>> {
@@ -270,13 +283,13 @@ impl<R: Record> Default for Queue<R> {
             numbered: 0,
             taken: VecDeque::new(),
             releases: VecDeque::new(),
-            lamp: None,
-            bell: None,
             spare: None,
         };
         Self {
             state: Mutex::new(state),
             filled: Condvar::new(),
+            lamp: OnceLock::new(),
+            bell: Mutex::default(),
             is_crowded: AtomicBool::new(false),
             requests: Mutex::default(),
         }
@@ -287,12 +300,6 @@ impl<R: Record> State<R> {
     /// Would a poll return at once?
     fn has_news(&self) -> bool {
         self.is_woken || !self.batches.is_empty()
-    }
-
-    fn put_out_if_empty(&self) {
-        if let Some(lamp) = self.lamp.as_ref().filter(|_| !self.has_news()) {
-            lamp.put_out();
-        }
     }
 
     /// A batch with events, whose words are kept already.
@@ -450,6 +457,7 @@ const MERGED_EVENTS_MAX: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Weak;
     use std::sync::atomic::AtomicUsize;
     use std::thread;
 
@@ -516,7 +524,7 @@ mod tests {
         }
 
         fn put_out(&self) {
-            assert!(self.is_lit.swap(false, SeqCst), "it was out already");
+            self.is_lit.store(false, SeqCst);
         }
 
         fn descriptor(&self) -> isize {
@@ -581,6 +589,58 @@ mod tests {
         assert!(counter.is_lit.load(SeqCst));
         assert!(matches!(queue.poll(1, None), Polled::Woken));
         assert!(!counter.is_lit.load(SeqCst));
+    }
+
+    /// Polls when it is told to, as whoever is woken in the stead of this thread.
+    struct Eager(Weak<Queue<Event>>);
+
+    impl Eager {
+        fn poll(&self) {
+            let queue = self.0.upgrade().expect("it tells");
+            assert!(queue.state.try_lock().is_ok(), "who is told would wait for the one who tells");
+        }
+    }
+
+    impl Bell for Eager {
+        fn ring(&self) {
+            self.poll();
+        }
+    }
+
+    impl Lamp for Eager {
+        fn light(&self) {
+            self.poll();
+        }
+
+        fn put_out(&self) {}
+
+        fn descriptor(&self) -> isize {
+            7
+        }
+    }
+
+    #[test]
+    fn who_is_told_can_poll_at_once() {
+        let queue = Arc::new(Queue::default());
+        let eager = || Box::new(Eager(Arc::downgrade(&queue)));
+        queue.set_bell(Some(eager()));
+        assert_eq!(queue.lamp::<()>(|| Ok(eager())), Ok(7));
+        put(&queue, &[b"news"]);
+        queue.free(polled(&queue, 1));
+        queue.wake();
+        assert!(matches!(queue.poll(1, None), Polled::Woken));
+    }
+
+    #[test]
+    fn a_lamp_that_is_lit_too_late_is_put_out_when_nothing_is_found() {
+        let (queue, counter) = (Queue::<Event>::default(), Arc::new(Counter::default()));
+        let lamp = counter.clone();
+        assert_eq!(queue.lamp::<()>(|| Ok(Box::new(lamp))), Ok(7));
+        for time in [Duration::ZERO, Duration::from_millis(1)] {
+            counter.light();
+            assert!(matches!(queue.poll(1, Some(time)), Polled::TimedOut));
+            assert!(!counter.is_lit.load(SeqCst));
+        }
     }
 
     #[test]
