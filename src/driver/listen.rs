@@ -113,6 +113,8 @@ fn open(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // What is accepted inherits it on Linux, which saves a call for each.
+    let _ = socket.set_tcp_nodelay(true);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -3,18 +3,27 @@
 //! One read per connection and wait, into memory shared by all: a short read means the kernel
 //! has no more, so that a small message costs one `recv` and one `send`.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice};
+#[cfg(not(unix))]
+use std::io::{Read, Write};
 use std::net::Shutdown;
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bitflags::bitflags;
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use mio::net::{UnixListener, UnixStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use once_cell::sync::Lazy;
+#[cfg(unix)]
+use rustix::net::{RecvFlags, SendFlags};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
 
 use super::listen::ListenSocket;
@@ -32,9 +41,13 @@ pub struct MioDriver {
     /// By their token; a place is free again when its listener has gone.
     listeners: Vec<Option<Listener>>,
     accepting: bool,
+    /// At one of the listeners somebody may wait.
+    has_callers: bool,
     /// No accepting before this time: the process was out of descriptors.
     accept_after: Time,
     connections: Vec<Option<Connection>>,
+    /// Memory to read the rest of long frames into: few need it at a time.
+    lent: HashMap<Slot, Lent>,
     /// Connections that the kernel has something for.
     ready: VecDeque<Slot>,
 }
@@ -48,7 +61,11 @@ struct Listener {
 }
 
 enum MioListener {
-    Tcp(TcpListener),
+    Tcp {
+        socket: TcpListener,
+        /// What it accepts has TCP_NODELAY already.
+        gives_nodelay: bool,
+    },
     #[cfg(unix)]
     Unix(UnixListener),
 }
@@ -62,22 +79,137 @@ pub enum Stream {
 
 struct Connection {
     stream: Stream,
-    lent: Option<Box<Lent>>,
-    /// The engine wants to read.
-    reading: bool,
-    /// The kernel has said that there is something, and we have not seen the end of it.
-    readable: bool,
-    /// In `ready`.
-    queued: bool,
-    /// The peer's FIN is behind what can still be read.
-    read_closed: bool,
-    /// A send was short; the engine waits for `Sendable`.
-    sending: bool,
+    /// In one byte, because every connection has room for them.
+    facts: Facts,
+}
+
+bitflags! {
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    struct Facts: u8 {
+        /// The engine has lent memory for what comes next; see `MioDriver::lent`.
+        const HAS_LENT = 1 << 0;
+        /// The engine wants to read.
+        const READING = 1 << 1;
+        /// The kernel has said that there is something, and we have not seen the end of it.
+        const READABLE = 1 << 2;
+        /// In `ready`.
+        const QUEUED = 1 << 3;
+        /// The peer's FIN is behind what can still be read.
+        const READ_CLOSED = 1 << 4;
+        /// A send was short; the engine waits for `Sendable`.
+        const SENDING = 1 << 5;
+        /// Its last message was read into lent memory, and so the next may be.
+        const LONG = 1 << 6;
+    }
 }
 
 struct Lent {
     buffer: Buffer,
     len: usize,
+}
+
+/// What a turn has read so far.
+#[derive(Default)]
+struct Share {
+    arena_bytes: usize,
+    lent_bytes: usize,
+}
+
+impl Share {
+    /// How much may be read into the arena at once. 0: the turn has enough to do; the rest comes
+    /// with the next.
+    #[inline]
+    fn window<S>(&self, batch: &Batch<S>) -> usize {
+        let left = batch.arena.len() - self.arena_bytes;
+        if left < READ_BYTES_MIN || self.lent_bytes >= LENT_BYTES_PER_TURN {
+            return 0;
+        }
+        left.min(READ_BYTES_MAX)
+    }
+}
+
+impl Connection {
+    /// Reads once, if there is something and the engine wants it.
+    #[inline]
+    fn read<S>(
+        &mut self,
+        slot: Slot,
+        lents: &mut HashMap<Slot, Lent>,
+        batch: &mut Batch<S>,
+        share: &mut Share,
+    ) {
+        if !self.facts.contains(Facts::READING | Facts::READABLE) {
+            return;
+        }
+        if self.facts.contains(Facts::HAS_LENT) {
+            return self.read_lent(slot, lents, batch, share);
+        }
+        let (start, mut room_len) = (share.arena_bytes, share.window(batch));
+        if self.facts.contains(Facts::LONG) {
+            // What comes before there is lent memory for it must be copied into that.
+            room_len = room_len.min(LONG_BEGINNING_BYTES);
+        }
+        match self.stream.read(&mut batch.arena[start..start + room_len]) {
+            Ok(len) if len > 0 => {
+                batch.completions.push(Completion::Received { slot, start, len });
+                // Words are unmasked eight bytes at a time.
+                share.arena_bytes = (start + len).next_multiple_of(8).min(batch.arena.len());
+                self.has_read(len, room_len);
+            }
+            ended => self.has_read_nothing(slot, ended, batch),
+        }
+    }
+
+    fn read_lent<S>(
+        &mut self,
+        slot: Slot,
+        lents: &mut HashMap<Slot, Lent>,
+        batch: &mut Batch<S>,
+        share: &mut Share,
+    ) {
+        let Some(mut lent) = lents.remove(&slot) else { return };
+        let room_len = lent.len;
+        match self.stream.read(lent.buffer.lent_room(room_len)) {
+            Ok(len) if len > 0 => {
+                self.facts.remove(Facts::HAS_LENT);
+                batch.completions.push(Completion::Filled { slot, buffer: lent.buffer, len });
+                share.lent_bytes += len;
+                self.has_read(len, room_len);
+                self.facts.insert(Facts::LONG);
+            }
+            ended => {
+                lents.insert(slot, lent);
+                self.has_read_nothing(slot, ended, batch);
+            }
+        }
+    }
+
+    /// "if the read(2) returns less than asked for, the I/O space is exhausted" (epoll(7)); only a
+    /// FIN behind it would go unnoticed.
+    #[inline]
+    fn has_read(&mut self, len: usize, room_len: usize) {
+        if len < room_len {
+            self.facts.remove(Facts::LONG);
+            if !self.facts.contains(Facts::READ_CLOSED) {
+                self.facts.remove(Facts::READABLE);
+            }
+        }
+    }
+
+    fn has_read_nothing<S>(&mut self, slot: Slot, ended: io::Result<usize>, batch: &mut Batch<S>) {
+        let Err(error) = ended else {
+            self.facts.remove(Facts::READABLE);
+            return batch.completions.push(Completion::Finished { slot });
+        };
+        match error.kind() {
+            io::ErrorKind::Interrupted => {}
+            io::ErrorKind::WouldBlock => self.facts.remove(Facts::READABLE),
+            kind => {
+                self.facts.remove(Facts::READABLE);
+                batch.completions.push(Completion::Failed { slot, error: kind });
+            }
+        }
+    }
 }
 
 impl MioDriver {
@@ -91,99 +223,70 @@ impl MioDriver {
             waker,
             listeners: Vec::new(),
             accepting: true,
+            has_callers: false,
             accept_after: Time::default(),
             connections: Vec::new(),
+            lent: HashMap::new(),
             ready: VecDeque::new(),
         })
     }
 
-    /// Takes what the kernel reports into the state of listeners and connections.
-    fn note_events<S>(&mut self, batch: &mut Batch<S>) {
+    /// Asks the kernel until something happens or the time has come.
+    fn poll(&mut self, until: Time) -> io::Result<()> {
+        let timeout = if until == Time::NEVER { None } else { Some(until.since(self.now)) };
+        let polled = self.poll.poll(&mut self.events, timeout);
+        self.now = clock();
+        polled
+    }
+
+    /// Takes what the kernel reports into the state of listeners and connections. With `reads` each
+    /// is read from there and then, while there is room.
+    fn note_events<S>(&mut self, batch: &mut Batch<S>, share: &mut Share, reads: bool) {
         for event in &self.events {
             let Token(number) = event.token();
-            if event.token() == WAKER {
+            let Some(Some(connection)) = self.connections.get_mut(number) else {
+                // The waker's is above the listeners'.
+                let place = FIRST_LISTENER.0.checked_sub(number);
+                if let Some(listener) = place.and_then(|place| self.listeners.get_mut(place)?.as_mut()) {
+                    listener.is_ready = true;
+                    self.has_callers = true;
+                }
                 continue;
-            }
-            if let Some(listener) =
-                FIRST_LISTENER.0.checked_sub(number).and_then(|i| self.listeners.get_mut(i)?.as_mut())
-            {
-                listener.is_ready = true;
-                continue;
-            }
+            };
             let slot = number as Slot;
-            let Some(Some(connection)) = self.connections.get_mut(number) else { continue };
-            if event.is_writable() && connection.sending {
-                connection.sending = false;
+            if event.is_writable() && connection.facts.contains(Facts::SENDING) {
+                connection.facts.remove(Facts::SENDING);
                 batch.completions.push(Completion::Sendable { slot });
             }
-            if event.is_error() && !connection.reading {
+            if event.is_error() && !connection.facts.contains(Facts::READING) {
                 // Nobody reads, so nobody would see it.
                 batch.completions.push(Completion::Failed { slot, error: io::ErrorKind::ConnectionReset });
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {
-                connection.readable = true;
-                connection.read_closed |= event.is_read_closed();
+                connection.facts.insert(Facts::READABLE);
+                if event.is_read_closed() {
+                    connection.facts.insert(Facts::READ_CLOSED);
+                }
+                if reads && share.window(batch) > 0 {
+                    connection.read(slot, &mut self.lent, batch, share);
+                }
                 queue(connection, slot, &mut self.ready);
             }
         }
     }
 
-    fn read_ready<S>(&mut self, batch: &mut Batch<S>) {
-        let (mut start, mut lent_bytes) = (0, 0);
+    /// Goes on with those for whom the last turn had no room.
+    fn read_ready<S>(&mut self, batch: &mut Batch<S>, share: &mut Share) {
         for _ in 0..self.ready.len() {
-            let window = (batch.arena.len() - start).min(READ_BYTES_MAX);
-            if window < READ_BYTES_MIN || lent_bytes >= LENT_BYTES_PER_TURN {
-                // The turn has enough to do; the rest comes with the next.
+            if share.window(batch) == 0 {
                 return;
             }
             let Some(slot) = self.ready.pop_front() else { return };
             let Some(Some(connection)) = self.connections.get_mut(slot as usize) else { continue };
-            connection.queued = false;
-            if !connection.reading || !connection.readable {
-                continue;
-            }
-            let (room, lent) = match &mut connection.lent {
-                Some(lent) => {
-                    let len = lent.len;
-                    (lent.buffer.lent_room(len), true)
-                }
-                None => (&mut batch.arena[start..start + window], false),
-            };
-            let room_len = room.len();
-            match connection.stream.read(room) {
-                Ok(0) => {
-                    connection.readable = false;
-                    batch.completions.push(Completion::Finished { slot });
-                }
-                Ok(len) => {
-                    if lent {
-                        let Lent { buffer, .. } = *connection.lent.take().expect("it was there above");
-                        lent_bytes += len;
-                        batch.completions.push(Completion::Filled { slot, buffer, len });
-                    } else {
-                        batch.completions.push(Completion::Received { slot, start, len });
-                        // Words are unmasked eight bytes at a time.
-                        start = (start + len).next_multiple_of(8).min(batch.arena.len());
-                    }
-                    // "if the read(2) returns less than asked for, the I/O space is exhausted"
-                    // (epoll(7)); only a FIN behind it would go unnoticed.
-                    connection.readable = len == room_len || connection.read_closed;
-                    queue(connection, slot, &mut self.ready);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.readable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    queue(connection, slot, &mut self.ready);
-                }
-                Err(error) => {
-                    connection.readable = false;
-                    batch.completions.push(Completion::Failed { slot, error: error.kind() });
-                }
-            }
+            connection.facts.remove(Facts::QUEUED);
+            connection.read(slot, &mut self.lent, batch, share);
+            queue(connection, slot, &mut self.ready);
         }
-    }
-
-    fn has_somebody_to_accept(&self) -> bool {
-        self.accepting && self.listeners.iter().flatten().any(|listener| listener.is_ready)
     }
 
     fn accept(&mut self, now: Time, batch: &mut Batch<Stream>) {
@@ -215,6 +318,7 @@ impl MioDriver {
                 }
             }
         }
+        self.has_callers = self.listeners.iter().flatten().any(|listener| listener.is_ready);
     }
 
     fn connection(&mut self, slot: Slot) -> Option<&mut Connection> {
@@ -229,30 +333,27 @@ impl Driver for MioDriver {
         self.now
     }
 
-    fn wait(&mut self, until: Time, batch: &mut Batch<Stream>) -> io::Result<()> {
+    fn wait(&mut self, mut until: Time, batch: &mut Batch<Stream>) -> io::Result<()> {
         batch.completions.clear();
-        let mut until = until;
-        if self.has_somebody_to_accept() {
+        if self.has_callers && self.accepting {
             until = until.min(self.accept_after);
         }
-        let timeout = if !self.ready.is_empty() {
-            Some(Duration::ZERO)
-        } else if until == Time::NEVER {
-            None
-        } else {
-            Some(until.since(self.now))
-        };
-        let polled = self.poll.poll(&mut self.events, timeout);
-        self.now = clock();
-        match polled {
+        if !self.ready.is_empty() {
+            until = self.now;
+        }
+        match self.poll(until) {
             Ok(()) => {}
             // A signal, or SIGCONT after a stop.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(error),
         }
-        self.note_events(batch);
-        self.read_ready(batch);
-        if self.has_somebody_to_accept() {
+        // Each is read once in a wait, and who has waited longest is the first.
+        let (mut share, is_behind) = (Share::default(), !self.ready.is_empty());
+        self.note_events(batch, &mut share, !is_behind);
+        if is_behind {
+            self.read_ready(batch, &mut share);
+        }
+        if self.has_callers && self.accepting {
             self.accept(self.now, batch);
         }
         Ok(())
@@ -269,44 +370,36 @@ impl Driver for MioDriver {
         if index >= self.connections.len() {
             self.connections.resize_with(index + 1, || None);
         }
-        self.connections[index] = Some(Connection {
-            stream,
-            lent: None,
-            reading: true,
-            readable: false,
-            queued: false,
-            read_closed: false,
-            sending: false,
-        });
+        self.connections[index] = Some(Connection { stream, facts: Facts::READING });
         Ok(())
     }
 
+    #[inline(always)]
     fn send(&mut self, slot: Slot, chunks: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some(connection) = self.connection(slot) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        let sent = match chunks {
-            // std sends with MSG_NOSIGNAL, too, but only a single slice.
-            [chunk] => connection.stream.write(chunk),
-            _ => connection.stream.sock().send_vectored_with_flags(chunks, SEND_FLAGS),
+        let (sent, offered) = match chunks {
+            [chunk] => (connection.stream.write(chunk), chunk.len()),
+            _ => {
+                let sent = connection.stream.sock().send_vectored_with_flags(chunks, SEND_FLAGS);
+                (sent, chunks.iter().map(|chunk| chunk.len()).sum())
+            }
         };
-        let offered = || chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
-        connection.sending = match &sent {
-            Ok(len) => *len < offered(),
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        };
+        connection.facts.set(Facts::SENDING, is_short(&sent, offered));
         sent
     }
 
     fn lend(&mut self, slot: Slot, buffer: Buffer, len: usize) {
         if let Some(connection) = self.connection(slot) {
-            connection.lent = Some(Box::new(Lent { buffer, len }));
+            connection.facts.insert(Facts::HAS_LENT);
+            self.lent.insert(slot, Lent { buffer, len });
         }
     }
 
     fn set_reading(&mut self, slot: Slot, on: bool) {
         if let Some(Some(connection)) = self.connections.get_mut(slot as usize) {
-            connection.reading = on;
+            connection.facts.set(Facts::READING, on);
             queue(connection, slot, &mut self.ready);
         }
     }
@@ -322,7 +415,7 @@ impl Driver for MioDriver {
         let mut connection = self.connections.get_mut(slot as usize)?.take()?;
         // A forked child may hold the descriptor open; the kernel would go on reporting it.
         let _ = self.poll.registry().deregister(connection.stream.source());
-        if connection.queued {
+        if connection.facts.contains(Facts::QUEUED) {
             // The next one in this slot would be read twice in a wait, and what it says after the
             // head of a long frame belongs into memory that is lent for it between the two.
             self.ready.retain(|&queued| queued != slot);
@@ -330,14 +423,16 @@ impl Driver for MioDriver {
         if reset {
             let _ = connection.stream.sock().set_linger(Some(Duration::ZERO));
         }
-        connection.lent.map(|lent| lent.buffer)
+        self.lent.remove(&slot).map(|lent| lent.buffer)
     }
 
     fn listen(&mut self, id: u32, socket: ListenSocket, secure: bool) -> io::Result<()> {
         let (mut socket, local) = match socket {
             ListenSocket::Tcp(socket) => {
                 let local = Endpoint::Internet(socket.local_addr()?);
-                (MioListener::Tcp(TcpListener::from_std(socket)), local)
+                let inherits = cfg!(any(target_os = "linux", target_os = "android"));
+                let gives_nodelay = inherits && SockRef::from(&socket).tcp_nodelay().unwrap_or(false);
+                (MioListener::Tcp { socket: TcpListener::from_std(socket), gives_nodelay }, local)
             }
             #[cfg(unix)]
             ListenSocket::Unix(socket) => (MioListener::Unix(UnixListener::from_std(socket)), Endpoint::Unix),
@@ -350,6 +445,7 @@ impl Driver for MioDriver {
         let token = Token(FIRST_LISTENER.0 - place);
         self.poll.registry().register(socket.source(), token, Interest::READABLE)?;
         self.listeners[place] = Some(Listener { id, socket, local, secure, is_ready: true });
+        self.has_callers = true;
         Ok(())
     }
 
@@ -375,10 +471,12 @@ impl Driver for MioDriver {
 impl MioListener {
     fn accept(&self) -> io::Result<(Stream, Endpoint)> {
         match self {
-            Self::Tcp(socket) => {
+            Self::Tcp { socket, gives_nodelay } => {
                 let (stream, peer) = socket.accept()?;
-                // Without it a peer waits 40 ms for the second of two small messages.
-                let _ = stream.set_nodelay(true);
+                if !gives_nodelay {
+                    // Without it a peer waits 40 ms for the second of two small messages.
+                    let _ = stream.set_nodelay(true);
+                }
                 Ok((Stream::Tcp(stream), Endpoint::Internet(peer)))
             }
             #[cfg(unix)]
@@ -388,33 +486,54 @@ impl MioListener {
 
     fn source(&mut self) -> &mut dyn Source {
         match self {
-            Self::Tcp(socket) => socket,
+            Self::Tcp { socket, .. } => socket,
             #[cfg(unix)]
             Self::Unix(socket) => socket,
         }
     }
 }
 
+// By rustix, which asks the kernel itself: libc, where a thread could be cancelled in the midst of
+// it, takes more instructions for that than all of ours between two messages.
+#[cfg(unix)]
 impl Stream {
     #[inline]
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(room),
-            #[cfg(unix)]
-            Self::Unix(stream) => stream.read(room),
-        }
+        let (len, _) = rustix::net::recv(self.as_fd(), room, RecvFlags::empty())?;
+        Ok(len)
     }
 
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            // std sends with MSG_NOSIGNAL only to TCP.
-            #[cfg(unix)]
-            Self::Unix(stream) => SockRef::from(&*stream).send_with_flags(bytes, SEND_FLAGS),
-        }
+        Ok(rustix::net::send(self.as_fd(), bytes, SendFlags::from_bits_retain(SEND_FLAGS as u32))?)
+    }
+}
+
+#[cfg(not(unix))]
+impl Stream {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let Self::Tcp(stream) = self;
+        stream.read(room)
     }
 
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Self::Tcp(stream) = self;
+        stream.write(bytes)
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Stream {
+    #[inline]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Stream {
     fn sock(&self) -> SockRef<'_> {
         match self {
             Self::Tcp(stream) => stream.into(),
@@ -432,19 +551,51 @@ impl Stream {
     }
 }
 
+/// Must the engine wait for `Sendable`?
+#[inline]
+fn is_short(sent: &io::Result<usize>, offered: usize) -> bool {
+    match sent {
+        Ok(len) => *len < offered,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
 /// Enters a connection into the list of those to read from.
 fn queue(connection: &mut Connection, slot: Slot, ready: &mut VecDeque<Slot>) {
-    if connection.reading && connection.readable && !connection.queued {
-        connection.queued = true;
+    let can_be_read = Facts::READING | Facts::READABLE;
+    if connection.facts.intersection(can_be_read | Facts::QUEUED) == can_be_read {
+        connection.facts.insert(Facts::QUEUED);
         ready.push_back(slot);
     }
 }
 
-/// Microseconds since the first look; never 0, which is "not yet" in places.
+/// Microseconds since the first look; never 0, which is "not yet" in places. By way of libc, so that
+/// what stands before libc's clocks (libfaketime) stands before this one.
 fn clock() -> Time {
-    static BEGIN: Lazy<Instant> = Lazy::new(Instant::now);
-    Time(BEGIN.elapsed().as_micros() as u64 + 1)
+    Time(BEGIN.0.elapsed().as_micros() as u64 + 1)
 }
+
+/// The same some milliseconds late, and it costs next to nothing: the time of the last tick.
+pub fn coarse_clock() -> Time {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return Time(kernel_clock(ClockId::MonotonicCoarse).saturating_sub(BEGIN.1) + 1);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    return clock();
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn kernel_clock(id: ClockId) -> u64 {
+    let now = clock_gettime(id);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
+/// The first look, also as the kernel's clock has it.
+static BEGIN: Lazy<(Instant, u64)> = Lazy::new(|| {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return (Instant::now(), kernel_clock(ClockId::Monotonic));
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    return (Instant::now(), 0);
+});
 
 struct MioWaker(Waker);
 
@@ -459,6 +610,8 @@ impl Wake for MioWaker {
 const READ_BYTES_MAX: usize = 128 * 1024;
 /// With less room left the turn ends instead.
 const READ_BYTES_MIN: usize = 16 * 1024;
+/// As much as makes the engine lend.
+const LONG_BEGINNING_BYTES: usize = 32 * 1024;
 /// What a turn reads at most, in all.
 pub const ARENA_BYTES: usize = 512 * 1024;
 /// What a turn reads into lent memory.
@@ -478,9 +631,19 @@ const SEND_FLAGS: i32 = 0;
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::{SocketAddr, TcpStream as Peer};
 
     use super::*;
+
+    /// The driver listens here.
+    fn listens(driver: &mut MioDriver) -> SocketAddr {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        driver.listen(0, listener.into(), false).unwrap();
+        address
+    }
 
     /// Connects, says this and ends its half; the driver's end of it.
     fn accepted(driver: &mut MioDriver, address: SocketAddr, bytes: &[u8]) -> (Peer, Stream) {
@@ -501,12 +664,23 @@ mod tests {
     }
 
     #[test]
+    fn a_small_message_behind_another_is_not_held_back_whoever_made_the_listener() {
+        for gives in [false, true] {
+            let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            SockRef::from(&listener).set_tcp_nodelay(gives).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut driver = MioDriver::new().unwrap();
+            driver.listen(0, listener.into(), false).unwrap();
+            let (_peer, stream) = accepted(&mut driver, address, b"hello");
+            assert!(stream.sock().tcp_nodelay().unwrap());
+        }
+    }
+
+    #[test]
     fn each_connection_is_read_once_a_wait_also_in_the_slot_of_one_that_was_to_be_read_again() {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
         let mut driver = MioDriver::new().unwrap();
-        driver.listen(0, listener.into(), false).unwrap();
+        let address = listens(&mut driver);
         let (_first, stream) = accepted(&mut driver, address, &[7; 2 * READ_BYTES_MIN]);
         let (_second, next_stream) = accepted(&mut driver, address, b"hello");
         driver.adopt(0, stream).unwrap();
@@ -526,5 +700,23 @@ mod tests {
             matches!(told[..], [Completion::Received { len: 5, .. }, Completion::Finished { .. }]),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn of_a_long_message_after_another_only_the_beginning_is_read_before_there_is_memory_for_it() {
+        let mut driver = MioDriver::new().unwrap();
+        let address = listens(&mut driver);
+        let (_peer, stream) = accepted(&mut driver, address, &[7; 3 * LONG_BEGINNING_BYTES]);
+        driver.adopt(0, stream).unwrap();
+        let mut batch = Batch::new(ARENA_BYTES);
+        let mut buffer = Buffer::default();
+        buffer.room(1000, 1000).unwrap();
+        driver.lend(0, buffer, 1000);
+        waits(&mut driver, &mut batch, |batch| !batch.completions.is_empty());
+        assert!(matches!(batch.completions[..], [Completion::Filled { len: 1000, .. }]));
+        batch.completions.clear();
+        waits(&mut driver, &mut batch, |batch| !batch.completions.is_empty());
+        let told = &batch.completions;
+        assert!(matches!(told[..], [Completion::Received { len: LONG_BEGINNING_BYTES, .. }]), "{told:?}");
     }
 }

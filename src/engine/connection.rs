@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
+use bitflags::bitflags;
+
 use super::event::ClosedBy;
 use super::limits::Spoken;
 use super::plain::Download;
 use crate::driver::outbox::Outbox;
 use crate::id::{ConnId, Time};
 use crate::protocol::Protocol;
-use crate::protocol::handshake::Offer;
 use crate::tls::TlsSession;
 
 pub struct Connection {
@@ -17,27 +18,27 @@ pub struct Connection {
     pub protocol: Protocol,
     /// `None` while there is nothing to write: an idle connection holds no memory for it.
     pub outbox: Option<Box<Outbox>>,
-    /// What the embedder keeps with this connection.
-    pub data: UserData,
-    /// When the stage must be over.
-    pub deadline: Time,
+    /// What the embedder keeps with this connection; see [`UserData`].
+    pub word: usize,
+    /// When the stage must be over; of an open connection, when our next Ping goes out.
+    pub due: Time,
     /// When bytes last came.
     pub heard_at: Time,
     /// When a message last came or went.
     pub messaged_at: Time,
-    pub ping_due: Time,
     /// When our first Ping went out that was not answered yet; `Time::NEVER`: none.
     pub pinged_at: Time,
     pub rare: Option<Box<Rare>>,
-    /// On a listener with TLS.
-    pub tls: Option<Box<TlsSession>>,
-    pub route: u32,
+    /// The place of its route.
+    pub route: u16,
     pub flags: Flags,
 }
 
 /// What few connections have.
 #[derive(Default)]
 pub struct Rare {
+    /// On a listener with TLS.
+    pub tls: Option<Box<TlsSession>>,
     /// Kept when an option limits how much it may say.
     pub spoken: Spoken,
     /// What is still to be read of the reply's body.
@@ -49,6 +50,8 @@ pub struct Rare {
     /// half behind it.
     pub held: Vec<u8>,
     pub finished_behind: bool,
+    /// What came while it was lingering.
+    pub dropped_bytes: u32,
 }
 
 /// Where a connection stands towards its peer.
@@ -58,8 +61,8 @@ pub enum Stage {
     Vacant,
     /// The request, its body, or the eight bytes of Hixie-76 are arriving.
     Handshake,
-    /// The request is there; the embedder decides. `None`: a plain HTTP request.
-    Deciding(Option<Offer>),
+    /// The request is there; the embedder decides.
+    Deciding(Asked),
     Open,
     /// The reply to a plain request is going out.
     Replying,
@@ -69,9 +72,7 @@ pub enum Stage {
     Finishing,
     /// Our half has ended. What still comes is dropped for a while, because closing on unread
     /// bytes makes an RST, and the peer would lose our last words.
-    Lingering {
-        dropped_bytes: u32,
-    },
+    Lingering,
     /// Nothing more can be said; the driver closes it with the flush.
     Gone {
         reset: bool,
@@ -80,46 +81,78 @@ pub enum Stage {
     Ended,
 }
 
-/// Small facts, one bit each.
-#[derive(Clone, Copy, Default)]
-pub struct Flags {
-    /// OPEN was, or is about to be, delivered: CLOSE must follow.
-    pub opened: bool,
-    /// CLOSE is queued for delivery, or was delivered: nothing may follow.
-    pub close_queued: bool,
-    pub close_delivered: bool,
-    /// In the list of connections that the flush looks at.
-    pub dirty: bool,
-    /// The peer has ended its half of the stream.
-    pub peer_finished: bool,
-    /// Its route takes messages in pieces.
-    pub streams: bool,
-    /// A message of ours has begun and not ended.
-    pub fragmenting: bool,
-    /// … and it is compressed.
-    pub compressing: bool,
-    /// Bytes of it wait to be received in a later turn.
-    pub holding: bool,
-    /// The embedder has paused reading.
-    pub paused: bool,
-    /// Too much of it waits to be polled, or freed, by the embedder.
-    pub crowded: bool,
-    /// What the driver was last told about reading.
-    pub reading: bool,
-    /// The embedder was told to wait for DRAIN.
-    pub wants_drain: bool,
-    /// The reply to this request has no body.
-    pub head_only: bool,
-    /// After the reply to this request there may be another.
-    pub keeps_alive: bool,
-    /// The gate has let it in…
-    pub entered: bool,
-    /// … and counted it under its client's address.
-    pub counted: bool,
-    /// A panic of ours hit it once.
-    pub faulted: bool,
-    /// The table keeps a request or a subprotocol for it.
-    pub has_side: bool,
+/// What a request is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    Socket,
+    Page,
+}
+
+impl Stage {
+    /// As the comparison, of which the compiler makes a call.
+    #[inline(always)]
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+}
+
+bitflags! {
+    /// Small facts, one bit each.
+    #[derive(Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Flags: u32 {
+        /// OPEN was, or is about to be, delivered: CLOSE must follow.
+        const OPENED = 1 << 0;
+        /// CLOSE is queued for delivery, or was delivered: nothing may follow.
+        const CLOSE_QUEUED = 1 << 1;
+        const CLOSE_DELIVERED = 1 << 2;
+        /// In the list of connections that the flush looks at.
+        const DIRTY = 1 << 3;
+        /// The peer has ended its half of the stream.
+        const PEER_FINISHED = 1 << 4;
+        /// Its route takes messages in pieces.
+        const STREAMS = 1 << 5;
+        /// A message of ours has begun and not ended.
+        const FRAGMENTING = 1 << 6;
+        /// … and it is compressed.
+        const COMPRESSING = 1 << 7;
+        /// Bytes of it wait to be received in a later turn.
+        const HOLDING = 1 << 8;
+        /// The embedder has paused reading.
+        const PAUSED = 1 << 9;
+        /// Too much of it waits to be polled, or freed, by the embedder.
+        const CROWDED = 1 << 10;
+        /// What the driver was last told about reading.
+        const READING = 1 << 11;
+        /// The embedder was told to wait for DRAIN.
+        const WANTS_DRAIN = 1 << 12;
+        /// The reply to this request has no body.
+        const HEAD_ONLY = 1 << 13;
+        /// After the reply to this request there may be another.
+        const KEEPS_ALIVE = 1 << 14;
+        /// The gate has let it in…
+        const ENTERED = 1 << 15;
+        /// … and counted it under its client's address.
+        const COUNTED = 1 << 16;
+        /// A panic of ours hit it once.
+        const FAULTED = 1 << 17;
+        /// The table keeps a request or a subprotocol for it.
+        const HAS_SIDE = 1 << 18;
+
+        /// While one of them is so, an open connection is not read.
+        const HINDER_READING = Self::PAUSED.bits() | Self::CROWDED.bits() | Self::HOLDING.bits();
+        /// Of the connection, and not of one request on it.
+        const OF_ALL_REQUESTS = Self::READING.bits() | Self::DIRTY.bits() | Self::ENTERED.bits()
+            | Self::COUNTED.bits();
+    }
+}
+
+impl Flags {
+    /// Is it so? From now on it is not.
+    pub fn take(&mut self, flag: Self) -> bool {
+        let was_so = self.contains(flag);
+        self.remove(flag);
+        was_so
+    }
 }
 
 /// A word of the embedder's, and what must happen when it is no longer needed.
@@ -140,16 +173,14 @@ impl Connection {
         Self {
             id: ConnId::NONE,
             stage: Stage::Vacant,
-            protocol: Protocol::new(),
+            protocol: Protocol::closed(),
             outbox: None,
-            data: UserData::default(),
-            deadline: Time::NEVER,
+            word: 0,
+            due: Time::NEVER,
             heard_at: Time::default(),
             messaged_at: Time::default(),
-            ping_due: Time::NEVER,
             pinged_at: Time::NEVER,
             rare: None,
-            tls: None,
             route: 0,
             flags: Flags::default(),
         }
@@ -159,20 +190,48 @@ impl Connection {
         self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
     }
 
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.rare.as_ref().is_none_or(|rare| rare.tls.is_none())
+    }
+
+    pub fn tls(&self) -> Option<&TlsSession> {
+        self.rare.as_ref()?.tls.as_deref()
+    }
+
+    pub fn tls_mut(&mut self) -> Option<&mut TlsSession> {
+        self.rare.as_mut()?.tls.as_deref_mut()
+    }
+
+    /// Its session has done its work.
+    pub fn end_tls(&mut self) -> Option<Box<TlsSession>> {
+        self.rare.as_mut()?.tls.take()
+    }
+
     /// Does the embedder want nothing more from it for now? Then it can't be blamed for silence.
     pub fn is_held_off(&self) -> bool {
-        self.flags.paused || self.flags.crowded
+        self.flags.intersects(Flags::PAUSED | Flags::CROWDED)
     }
 
     /// Should the driver read from it now?
     pub fn should_read(&self) -> bool {
         match self.stage {
             // A peer that must write before it reads would else never see our last words.
-            Stage::Finishing | Stage::Lingering { .. } => true,
-            Stage::Handshake => self.tls.as_ref().is_none_or(|tls| !tls.is_postponed()),
-            Stage::Closing(_) => !self.flags.holding,
-            Stage::Open => !self.is_held_off() && !self.flags.holding,
+            Stage::Finishing | Stage::Lingering => true,
+            Stage::Handshake => self.tls().is_none_or(|tls| !tls.is_postponed()),
+            Stage::Closing(_) => !self.flags.contains(Flags::HOLDING),
+            Stage::Open => !self.flags.intersects(Flags::HINDER_READING),
             Stage::Vacant | Stage::Deciding(_) | Stage::Replying | Stage::Gone { .. } | Stage::Ended => false,
         }
+    }
+}
+
+#[cfg(all(test, target_pointer_width = "64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_takes_little_of_what_an_idle_one_may_cost() {
+        assert_eq!(size_of::<Connection>(), 88);
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::{debug, info};
 
 use super::Engine;
-use super::connection::{Connection, Stage};
+use super::connection::{Asked, Connection, Flags, Stage};
 use super::event::{ClosedBy, Event};
 use super::table::Life;
 use super::writing::NoMemory;
@@ -31,8 +31,8 @@ impl Engine {
 
     pub(super) fn peer_finished(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
-        connection.flags.peer_finished = true;
-        if connection.flags.holding {
+        connection.flags.insert(Flags::PEER_FINISHED);
+        if connection.flags.contains(Flags::HOLDING) {
             // Heard after what came before it.
             connection.rare.get_or_insert_default().finished_behind = true;
             return;
@@ -40,7 +40,7 @@ impl Engine {
         let is_truncated = self.is_truncated(slot);
         let connection = &mut self.connections[slot as usize];
         match connection.stage {
-            Stage::Handshake | Stage::Deciding(Some(_)) | Stage::Lingering { .. } => {
+            Stage::Handshake | Stage::Deciding(Asked::Socket) | Stage::Lingering => {
                 self.set_stage(slot, Stage::Gone { reset: false });
             }
             Stage::Open | Stage::Closing(_) => {
@@ -64,7 +64,11 @@ impl Engine {
             Stage::Finishing => {}
             // Nothing is read, so the driver does not tell; TLS may, and is asked again when the reply
             // has gone out.
-            Stage::Vacant | Stage::Deciding(None) | Stage::Replying | Stage::Gone { .. } | Stage::Ended => {}
+            Stage::Vacant
+            | Stage::Deciding(Asked::Page)
+            | Stage::Replying
+            | Stage::Gone { .. }
+            | Stage::Ended => {}
         }
     }
 
@@ -88,8 +92,8 @@ impl Engine {
     /// Queues CLOSE, once, if OPEN was told.
     pub(super) fn tell_close(&mut self, slot: Slot, frame: &CloseFrame, by: ClosedBy) {
         let connection = &mut self.connections[slot as usize];
-        if connection.flags.opened && !connection.flags.close_queued {
-            connection.flags.close_queued = true;
+        if connection.flags.contains(Flags::OPENED) && !connection.flags.contains(Flags::CLOSE_QUEUED) {
+            connection.flags.insert(Flags::CLOSE_QUEUED);
             self.events.push_back(Event::close(connection.id, frame, by));
         }
     }
@@ -99,12 +103,12 @@ impl Engine {
         self.settle(conn);
         let Some(slot) = self.find(conn) else { return };
         let connection = &mut self.connections[slot as usize];
-        if connection.stage != Stage::Open || connection.flags.close_queued {
+        if connection.stage != Stage::Open || connection.flags.contains(Flags::CLOSE_QUEUED) {
             return;
         }
         let Some(dialect) = connection.protocol.dialect() else { return };
         connection.protocol.begin_close();
-        connection.deadline = self.now.after(self.settings.timeouts.close);
+        connection.due = self.now.after(self.settings.timeouts.close);
         self.entry(slot).begin_close(conn);
         if self.push_close(slot, dialect, &frame).is_err() {
             return;
@@ -123,7 +127,7 @@ impl Engine {
 
     fn push_close(&mut self, slot: Slot, dialect: Dialect, frame: &CloseFrame) -> Result<(), NoMemory> {
         // Inside a text Hixie has no way to say anything; the end of the stream tells the peer.
-        if dialect.awaits_close() || !self.connections[slot as usize].flags.fragmenting {
+        if dialect.awaits_close() || !self.connections[slot as usize].flags.contains(Flags::FRAGMENTING) {
             self.push(slot, [&dialect.close_bytes(frame), &[], &[]])?;
         }
         Ok(())
@@ -133,7 +137,7 @@ impl Engine {
     pub(crate) fn abort(&mut self, conn: ConnId, by: ClosedBy) {
         let Some(slot) = self.find(conn) else { return };
         // Every send that finds it full asks for this until it is gone.
-        if by == ClosedBy::Limit && !self.connections[slot as usize].flags.close_queued {
+        if by == ClosedBy::Limit && !self.connections[slot as usize].flags.contains(Flags::CLOSE_QUEUED) {
             self.table.counters.slow_closed.add(1);
         }
         self.tell_close(slot, &CloseFrame::new(CloseCode::ABNORMAL, ""), by);
@@ -165,8 +169,8 @@ impl Engine {
     pub(super) fn finish(&mut self, slot: Slot) {
         let deadline = self.now.after(self.settings.timeouts.close);
         let connection = &mut self.connections[slot as usize];
-        connection.deadline = match connection.stage {
-            Stage::Closing(_) => connection.deadline.min(deadline),
+        connection.due = match connection.stage {
+            Stage::Closing(_) => connection.due.min(deadline),
             _ => deadline,
         };
         self.set_stage(slot, Stage::Finishing);
@@ -177,8 +181,8 @@ impl Engine {
     pub(super) fn begin_lingering(&mut self, slot: Slot) {
         let linger = if self.stopping.is_some() { LINGER_TIME_STOPPING } else { LINGER_TIME_MAX };
         let connection = &mut self.connections[slot as usize];
-        connection.deadline = self.now.after(linger);
-        self.set_stage(slot, Stage::Lingering { dropped_bytes: 0 });
+        connection.due = self.now.after(linger);
+        self.set_stage(slot, Stage::Lingering);
         self.rearm(slot);
     }
 
@@ -200,7 +204,8 @@ impl Engine {
     /// A slot is free when its socket is closed and its CLOSE delivered.
     pub(super) fn vacate_if_over(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
-        let is_told = !connection.flags.opened || connection.flags.close_delivered;
+        let is_told =
+            !connection.flags.contains(Flags::OPENED) || connection.flags.contains(Flags::CLOSE_DELIVERED);
         if connection.stage != Stage::Ended || !is_told {
             return;
         }
@@ -208,15 +213,15 @@ impl Engine {
         let connection = &mut self.connections[slot as usize];
         let last = std::mem::replace(connection, Connection::vacant());
         connection.id = last.id;
-        self.discarded.extend(last.data.release.map(|word| (last.id, word)));
+        self.discard(last.id);
         self.entry(slot).outbox_bytes.set(0);
         self.entry(slot).forget_mailbox(last.id);
         self.entry(slot).set_life(last.id.generation(), Life::None);
-        match last.flags.entered {
+        match last.flags.contains(Flags::ENTERED) {
             true => self.gate.leave(),
             false => self.refused_at_gate -= 1,
         }
-        if last.flags.has_side {
+        if last.flags.contains(Flags::HAS_SIDE) {
             self.table.forget_side(slot);
         }
         self.free.push_back(slot);
@@ -287,7 +292,7 @@ impl Engine {
             if connection.stage != Stage::Handshake {
                 continue;
             }
-            let until = connection.deadline.before(handshake).after(ASKING_TIME_STOPPING);
+            let until = connection.due.before(handshake).after(ASKING_TIME_STOPPING);
             match until <= self.now {
                 true => self.set_stage(slot, Stage::Gone { reset: false }),
                 false => last = last.min(until),

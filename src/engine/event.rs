@@ -107,6 +107,14 @@ impl Body {
         Ok(if bytes.is_empty() { Self::None } else { Self::Shared(Arc::new(copied(bytes)?.into())) })
     }
 
+    /// If it has memory of its own.
+    pub fn shared(&self) -> Option<&Arc<Buffer>> {
+        match self {
+            Self::Shared(buffer) => Some(buffer),
+            _ => None,
+        }
+    }
+
     pub fn as_slice<'a>(&'a self, arena: &'a [u8], inflated: &'a [u8]) -> &'a [u8] {
         match self {
             Self::None => &[],

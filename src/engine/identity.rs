@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use log::{info, warn};
 
 use super::Engine;
-use super::connection::Stage;
+use super::connection::{Flags, Stage};
 use crate::config::Proxies;
 use crate::driver::Endpoint;
 use crate::id::Slot;
@@ -81,19 +81,19 @@ impl Engine {
                 self.tell_remote(slot, client);
             }
         }
-        self.connections[slot as usize].flags.counted || self.count_client(slot)
+        self.connections[slot as usize].flags.contains(Flags::COUNTED) || self.count_client(slot)
     }
 
     /// Counts the client by its address. False: it was refused.
     pub(super) fn count_client(&mut self, slot: Slot) -> bool {
         let Some(ip) = self.counted_address(slot) else { return true };
         match self.gate.enter_from(ip, &self.settings.limits, self.now) {
-            Ok(is_counted) => self.connections[slot as usize].flags.counted = is_counted,
+            Ok(is_counted) => self.connections[slot as usize].flags.set(Flags::COUNTED, is_counted),
             Err(refusal) => {
                 self.table.counters.rate_limited.add(1);
                 // From now on it takes nobody's place.
                 self.gate.leave();
-                self.connections[slot as usize].flags.entered = false;
+                self.connections[slot as usize].flags.remove(Flags::ENTERED);
                 self.refuse_at_gate(slot, refusal);
                 return false;
             }
@@ -119,7 +119,7 @@ impl Engine {
     }
 
     pub(super) fn uncount_client(&mut self, slot: Slot) {
-        if std::mem::take(&mut self.connections[slot as usize].flags.counted) {
+        if self.connections[slot as usize].flags.take(Flags::COUNTED) {
             let ip = self.counted_address(slot).expect("who has no address is not counted");
             self.gate.leave_from(ip);
         }
@@ -139,7 +139,7 @@ impl Engine {
     }
 
     fn tell_remote(&mut self, slot: Slot, remote: SocketAddr) {
-        self.connections[slot as usize].flags.has_side = true;
+        self.connections[slot as usize].flags.insert(Flags::HAS_SIDE);
         self.table.set_remote(slot, remote);
     }
 }

@@ -37,13 +37,13 @@ use crate::protocol::deflate::{Deflaters, Inflation, Wish};
 use crate::protocol::frame::Opcode;
 use crate::protocol::{Control, Kind};
 use crate::tls::Acceptor;
-use connection::{Connection, Release, Stage, UserData};
+use connection::{Asked, Connection, Flags, Release, Stage, UserData};
 use ending::{Ending, Stopping};
 use event::{Body, ClosedBy, Event, EventKind};
 use limits::Gate;
 use plain::{Pages, Reply};
-use receiving::{Aside, Source};
-use routes::Routes;
+use receiving::Aside;
+use routes::{Route, Routes};
 use submitted::Submitted;
 use table::{CHUNK_SLOTS, Chunk, Entry, Life, Table};
 use timers::Timers;
@@ -73,12 +73,16 @@ pub struct Engine {
     refused_at_gate: usize,
     generation_seed: u32,
     timers: Timers,
+    /// Whose time has come, as far as this turn and those before had no room for them.
+    due: Vec<Slot>,
     spares: Spares,
     events: VecDeque<Event>,
     /// What is to be told before the CLOSE that is among them.
     last_changes: HashMap<ConnId, Vec<Untold>>,
     /// Connections that the flush must look at.
-    dirty: VecDeque<Slot>,
+    dirty: Vec<Slot>,
+    /// How many of those were looked at in this flush.
+    flushed: usize,
     /// Connections that have more to write, or more requests to answer, than one turn's share.
     unfinished: Vec<Slot>,
     /// Replies of this turn that another request has followed.
@@ -103,6 +107,9 @@ pub struct Engine {
     publishing: VecDeque<Arc<Topic>>,
     published: u64,
     found: Found,
+    /// By slot, what must happen when its word is no longer needed; as long as the last that ever
+    /// had any.
+    releases: Vec<Option<Box<dyn Release>>>,
     /// The embedder's words that are not needed any more.
     discarded: Vec<(ConnId, Box<dyn Release>)>,
     stopping: Option<Stopping>,
@@ -121,7 +128,6 @@ pub struct Engine {
 /// Lists kept between turns for their memory.
 #[derive(Default)]
 struct Scratch {
-    due: Vec<Slot>,
     asides: Vec<Aside>,
     piece: Vec<u8>,
     /// What TLS has opened, and what it has to say itself.
@@ -253,10 +259,12 @@ impl Engine {
             refused_at_gate: 0,
             generation_seed: parts.generation_seed,
             timers: Timers::new(now),
+            due: Vec::new(),
             spares: Spares::default(),
             events: VecDeque::new(),
             last_changes: HashMap::new(),
-            dirty: VecDeque::new(),
+            dirty: Vec::new(),
+            flushed: 0,
             unfinished: Vec::new(),
             replies_in_turn: 0,
             downloads_in_turn: 0,
@@ -271,6 +279,7 @@ impl Engine {
             publishing: VecDeque::new(),
             published: 0,
             found: Found::default(),
+            releases: Vec::new(),
             discarded: Vec::new(),
             stopping: None,
             now,
@@ -288,6 +297,7 @@ impl Engine {
         let is_behind = !self.unfinished.is_empty()
             || !self.holding.is_empty()
             || !self.postponed.is_empty()
+            || !self.due.is_empty()
             || self.is_publishing();
         if !self.events.is_empty() || !self.discarded.is_empty() || is_behind {
             return self.now;
@@ -309,12 +319,14 @@ impl Engine {
         self.turns += 1;
         (self.replies_in_turn, self.downloads_in_turn, self.handshakes_in_turn) = (0, 0, 0);
         self.inflation.begin_turn();
-        // In their order, so that who had no share last time is the first.
-        let mut unfinished = std::mem::take(&mut self.unfinished);
-        for slot in unfinished.drain(..) {
-            self.mark_dirty(slot);
+        if !self.unfinished.is_empty() {
+            // In their order, so that who had no share last time is the first.
+            let mut unfinished = std::mem::take(&mut self.unfinished);
+            for slot in unfinished.drain(..) {
+                self.mark_dirty(slot);
+            }
+            self.unfinished = unfinished;
         }
-        self.unfinished = unfinished;
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -332,15 +344,19 @@ impl Engine {
 
     /// receive: what the driver read becomes events.
     pub fn receive(&mut self, completions: &mut Vec<Completion>, arena: &mut [u8]) {
-        self.receive_held();
-        self.resume_handshakes();
+        if !self.holding.is_empty() {
+            self.receive_held();
+        }
+        if !self.postponed.is_empty() {
+            self.resume_handshakes();
+        }
         // Taken from the back so that after a panic the rest is still there.
         completions.reverse();
         while let Some(completion) = completions.pop() {
             match completion {
                 Completion::Received { slot, start, len } => {
                     self.current = Some(slot);
-                    self.received(slot, Source::Arena { start }, &mut arena[start..start + len]);
+                    self.received(slot, start, &mut arena[start..start + len]);
                 }
                 Completion::Filled { slot, buffer, len } => {
                     self.current = Some(slot);
@@ -377,25 +393,47 @@ impl Engine {
             (self.scratch.plain, self.scratch.sealed) = (Vec::new(), Vec::new());
             self.has_spares = false;
         }
-        self.timers.expire(self.now, &mut self.scratch.due);
-        while let Some(slot) = self.scratch.due.pop() {
+        if self.due.is_empty() {
+            self.timers.expire(self.now, &mut self.due);
+        }
+        // Ten thousand that opened at once are pinged at once, and who speaks then shall not wait
+        // for all of them.
+        for _ in 0..TIMEOUTS_PER_TURN {
+            let Some(slot) = self.due.pop() else { break };
             self.current = Some(slot);
             self.handle_timeout(slot);
         }
         self.current = None;
-        self.say_good_byes();
+        if self.stopping.is_some() {
+            self.say_good_byes();
+        }
     }
 
     /// deliver: the embedder sees, and sends. Nothing of the engine is borrowed while it does
     /// but through the turn.
     pub fn deliver(&mut self, arena: &[u8], handler: &mut impl Handler) {
-        if !self.events.is_empty() {
-            handler.begin();
-        }
         // Held by name, so that it stays where it is whatever is called.
         let inflated = self.inflation.memory.clone();
         let inflated = inflated.as_slice();
-        while let Some(mut event) = self.events.pop_front() {
+        loop {
+            // Most are such, and need not be moved out of the list.
+            if let Some(&Event { conn, kind: EventKind::Message(kind), body: Body::Arena { start, len } }) =
+                self.events.front()
+            {
+                self.events.pop_front();
+                self.deliver_message(conn, kind, &arena[start..start + len], None, arena, handler);
+                continue;
+            }
+            let Some(mut event) = self.events.pop_front() else { break };
+            if let EventKind::Message(kind) = event.kind {
+                let shared = event.body.shared();
+                let payload = event.body.as_slice(arena, inflated);
+                self.deliver_message(event.conn, kind, payload, shared, arena, handler);
+                if let Body::Shared(buffer) = event.body {
+                    self.spares.release(buffer);
+                }
+                continue;
+            }
             if event.conn == ConnId::NONE {
                 if let Some(route) = self.routes.for_server() {
                     self.telling_fault = event.kind == EventKind::Fault;
@@ -417,7 +455,7 @@ impl Engine {
                         // First that, each as an event of its own.
                         None => continue,
                     }
-                    self.connections[slot as usize].flags.close_delivered = true;
+                    self.connections[slot as usize].flags.insert(Flags::CLOSE_DELIVERED);
                     let counters = &self.table.counters;
                     counters.closed.add(1);
                     counters.connections.set(counters.connections.get() - 1);
@@ -428,7 +466,7 @@ impl Engine {
                 // OPEN is told even when the connection ended meanwhile: CLOSE follows.
                 EventKind::Open => true,
                 // Who is told of a coming shall be told of the going, too.
-                EventKind::Topic { .. } => !connection.flags.close_delivered,
+                EventKind::Topic { .. } => !connection.flags.contains(Flags::CLOSE_DELIVERED),
                 _ => connection.stage == Stage::Open,
             };
             let route = self.connections[slot as usize].route as usize;
@@ -465,6 +503,38 @@ impl Engine {
         handler.end();
     }
 
+    /// The most frequent event, to whom it may still be told.
+    #[inline]
+    fn deliver_message(
+        &mut self,
+        conn: ConnId,
+        kind: Kind,
+        payload: &[u8],
+        shared: Option<&Arc<Buffer>>,
+        arena: &[u8],
+        handler: &mut impl Handler,
+    ) {
+        let connection = &self.connections[conn.slot() as usize];
+        let route = connection.route as usize;
+        let Route { number, wants, .. } = self.routes.get(route);
+        if connection.id != conn || !connection.stage.is_open() || !wants.message {
+            return;
+        }
+        let view = EventView {
+            conn,
+            kind: EventKind::Message(kind),
+            route,
+            route_number: *number,
+            word: connection.word,
+            payload,
+            time: self.now,
+        };
+        self.current = Some(conn.slot());
+        let text = if kind == Kind::Text { payload } else { &[] };
+        handler.handle(&mut Turn { engine: self, arena, shared, text }, &view);
+        self.current = None;
+    }
+
     /// flush: outboxes and decisions go to the kernel.
     pub fn flush<D: Driver>(&mut self, driver: &mut D, arena: &[u8]) {
         while let Some((slot, ending)) = self.endings.pop() {
@@ -482,10 +552,16 @@ impl Engine {
             self.busy_at = self.now;
             self.has_spares = true;
         }
-        while let Some(slot) = self.dirty.pop_front() {
+        // Ever the next: a flush can make others dirty, and after a panic this goes on.
+        while let Some(&slot) = self.dirty.get(self.flushed) {
+            self.flushed += 1;
             self.current = Some(slot);
-            self.flush_connection(slot, driver, arena);
+            if !self.flush_short(slot, driver) {
+                self.flush_connection(slot, driver, arena);
+            }
         }
+        self.dirty.clear();
+        self.flushed = 0;
         self.current = None;
     }
 
@@ -506,14 +582,17 @@ impl Engine {
             Command::Close { conn, frame } => self.close(conn, *frame, ClosedBy::Host),
             Command::Abort { conn, by } => self.abort(conn, by),
             Command::Ping { conn, payload } => {
+                if let Some(slot) = self.find(conn) {
+                    self.push_control(slot, Opcode::Ping, payload.as_slice());
+                }
                 self.take_from_mailbox(conn, payload.as_slice().len());
-                let Some(slot) = self.find(conn) else { return };
-                self.push_control(slot, Opcode::Ping, payload.as_slice());
             }
             Command::SetPaused { conn, paused } => {
                 let Some(slot) = self.find(conn) else { return };
                 let flags = &mut self.connections[slot as usize].flags;
-                if std::mem::replace(&mut flags.paused, paused) && !paused {
+                let was_paused = flags.contains(Flags::PAUSED);
+                flags.set(Flags::PAUSED, paused);
+                if was_paused && !paused {
                     self.read_on(slot);
                 }
                 self.mark_dirty(slot);
@@ -522,22 +601,29 @@ impl Engine {
                 let Some(slot) = self.find(conn) else { return };
                 // Since it was freed more may have come; then this will be asked again.
                 let is_crowded = self.entry(slot).has_too_much_unread();
-                if !is_crowded && std::mem::take(&mut self.connections[slot as usize].flags.crowded) {
+                if !is_crowded && self.connections[slot as usize].flags.take(Flags::CROWDED) {
                     self.connections[slot as usize].messaged_at = self.now;
                     self.read_on(slot);
                     self.mark_dirty(slot);
                 }
             }
             Command::SetData { conn, data } => {
-                let old = match self.find(conn) {
-                    Some(slot) => std::mem::replace(&mut self.connections[slot as usize].data, data),
-                    None => data,
+                let Some(slot) = self.find(conn) else {
+                    return self.discarded.extend(data.release.map(|word| (conn, word)));
                 };
-                self.discarded.extend(old.release.map(|word| (conn, word)));
+                self.discard(conn);
+                self.connections[slot as usize].word = data.word;
+                if let Some(release) = data.release {
+                    let len = self.releases.len().max(slot as usize + 1);
+                    self.releases.resize_with(len, || None);
+                    self.releases[slot as usize] = Some(release);
+                }
             }
             Command::Accept { conn, protocol, headers } => {
                 let Some(slot) = self.find(conn) else { return };
-                if let Stage::Deciding(Some(offer)) = self.connections[slot as usize].stage {
+                let connection = &self.connections[slot as usize];
+                let is_awaited = connection.stage == Stage::Deciding(Asked::Socket);
+                if let Some(offer) = connection.protocol.offer().filter(|_| is_awaited) {
                     self.accept(slot, offer, protocol, &headers);
                 }
             }
@@ -545,8 +631,8 @@ impl Engine {
                 let Some(slot) = self.find(conn) else { return };
                 let reply = Reply::new(status, headers, body);
                 match self.connections[slot as usize].stage {
-                    Stage::Deciding(Some(_)) => self.reject(slot, reply),
-                    Stage::Deciding(None) => self.reply(slot, reply),
+                    Stage::Deciding(Asked::Socket) => self.reject(slot, reply),
+                    Stage::Deciding(Asked::Page) => self.reply(slot, reply),
                     _ => {}
                 }
             }
@@ -590,7 +676,8 @@ impl Engine {
                 self.tell_close(slot, &frame, ClosedBy::Protocol);
                 // It gets a last word; but if that, too, makes us panic, no more.
                 let connection = &mut self.connections[slot as usize];
-                let is_first = !std::mem::replace(&mut connection.flags.faulted, true);
+                let is_first = !connection.flags.contains(Flags::FAULTED);
+                connection.flags.insert(Flags::FAULTED);
                 if is_first && matches!(connection.stage, Stage::Open | Stage::Closing(_)) {
                     self.endings.push((slot, Ending::Finish(Some(frame))));
                 } else {
@@ -633,7 +720,6 @@ impl Engine {
         }
     }
 
-    #[inline]
     fn hand_over(
         &mut self,
         event: &Event,
@@ -643,17 +729,16 @@ impl Engine {
         handler: &mut impl Handler,
     ) {
         let word = match self.connections.get(event.conn.slot() as usize) {
-            Some(connection) if event.conn != ConnId::NONE => connection.data.word,
+            Some(connection) if event.conn != ConnId::NONE => connection.word,
             _ => 0,
         };
         let protocol;
-        let (payload, shared) = match (&event.body, event.kind) {
-            (_, EventKind::Open) => {
+        let payload = match event.kind {
+            EventKind::Open => {
                 protocol = self.table.protocol(event.conn);
-                (protocol.as_deref().unwrap_or_default().as_bytes(), None)
+                protocol.as_deref().unwrap_or_default().as_bytes()
             }
-            (Body::Shared(buffer), _) => (buffer.as_slice(), Some(buffer)),
-            (body, _) => (body.as_slice(arena, inflated), None),
+            _ => event.body.as_slice(arena, inflated),
         };
         let view = EventView {
             conn: event.conn,
@@ -664,7 +749,13 @@ impl Engine {
             payload,
             time: self.now,
         };
-        handler.handle(&mut Turn { engine: self, arena, shared }, &view);
+        handler.handle(&mut Turn { engine: self, arena, shared: event.body.shared(), text: &[] }, &view);
+    }
+
+    /// What the embedder keeps with this connection is not needed any more.
+    fn discard(&mut self, conn: ConnId) {
+        let release = self.releases.get_mut(conn.slot() as usize).and_then(Option::take);
+        self.discarded.extend(release.map(|word| (conn, word)));
     }
 
     fn set_stage(&mut self, slot: Slot, stage: Stage) {
@@ -682,9 +773,9 @@ impl Engine {
     #[inline]
     fn mark_dirty(&mut self, slot: Slot) {
         let flags = &mut self.connections[slot as usize].flags;
-        if !flags.dirty {
-            flags.dirty = true;
-            self.dirty.push_back(slot);
+        if !flags.contains(Flags::DIRTY) {
+            flags.insert(Flags::DIRTY);
+            self.dirty.push(slot);
         }
     }
 }
@@ -695,5 +786,6 @@ fn entry_of(entries: &[Arc<Chunk>], slot: Slot) -> &Entry {
 }
 
 const EVENTS_KEPT: usize = 256;
+const TIMEOUTS_PER_TURN: usize = 256;
 /// Memory kept for traffic is freed after so long without any.
 const QUIET_TIME: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use log::info;
 
 use super::Engine;
-use super::connection::{Connection, Flags, Stage};
+use super::connection::{Asked, Connection, Flags, Stage};
 use super::event::{Body, Event, EventKind};
 use super::plain::Reply;
 use super::table::{CHUNK_SLOTS, Life, PendingRequest};
@@ -43,23 +43,27 @@ impl Engine {
         self.connections[slot as usize] = Connection {
             id,
             stage: Stage::Handshake,
-            deadline,
+            protocol: match is_announced {
+                true => Protocol::behind_proxy(self.settings.proxies.versions),
+                false => Protocol::new(),
+            },
+            due: deadline,
             heard_at: self.now,
-            flags: Flags { reading: true, entered: entered.is_ok(), ..Flags::default() },
+            flags: Flags::READING | if entered.is_ok() { Flags::ENTERED } else { Flags::empty() },
             ..Connection::vacant()
         };
-        if is_announced {
-            self.connections[slot as usize].protocol = Protocol::behind_proxy(self.settings.proxies.versions);
-        }
         let tls = accepted.secure.then(|| TlsSession::new(&self.acceptor)).transpose();
-        self.entry(slot).reset(generation, accepted.peer, accepted.local);
+        self.entry(slot).reset(generation, accepted.peer, accepted.local.port());
         self.entry(slot).secure.store(accepted.secure, Relaxed);
         self.timers.set(slot, deadline);
         self.live += 1;
         self.asking += 1;
         self.table.counters.accepted.add(1);
         match tls {
-            Ok(tls) => self.connections[slot as usize].tls = tls.map(Box::new),
+            Ok(None) => {}
+            Ok(tls) => {
+                self.connections[slot as usize].rare.get_or_insert_default().tls = tls.map(Box::new);
+            }
             Err(error) => {
                 info!(target: "fullduplex::tls", conn = id.to_u64(); "cut {}: {error}", self.client(slot));
                 self.set_stage(slot, Stage::Gone { reset: true });
@@ -93,7 +97,8 @@ impl Engine {
     }
 
     pub(super) fn requested(&mut self, slot: Slot, request: Arc<Request>, offer: Result<Offer, Refusal>) {
-        self.connections[slot as usize].flags.head_only = request.method() == b"HEAD";
+        let is_head = request.method() == b"HEAD";
+        self.connections[slot as usize].flags.set(Flags::HEAD_ONLY, is_head);
         let is_refused = self.connections[slot as usize].stage != Stage::Handshake;
         if is_refused || !self.learn_client(slot, &request) {
             return;
@@ -117,15 +122,15 @@ impl Engine {
         let tls = self.tls_facts(slot);
         self.table.set_request(slot, PendingRequest { request, parameters, tls });
         let connection = &mut self.connections[slot as usize];
-        connection.route = index as u32;
-        connection.flags.streams = streams;
-        connection.flags.has_side = true;
+        connection.route = index as u16;
+        connection.flags.set(Flags::STREAMS, streams);
+        connection.flags.insert(Flags::HAS_SIDE);
         let id = connection.id;
         let entry = self.entry(slot);
         entry.route.store(number, Relaxed);
         entry.set_dialect(offer.dialect);
         entry.set_life(id.generation(), if wants.upgrade { Life::Deciding } else { Life::Accepted });
-        self.set_stage(slot, Stage::Deciding(Some(offer)));
+        self.set_stage(slot, Stage::Deciding(Asked::Socket));
         match wants.upgrade {
             true => self.events.push_back(Event { conn: id, kind: EventKind::Upgrade, body: Body::None }),
             false => self.accept(slot, offer, None, ""),
@@ -144,7 +149,7 @@ impl Engine {
         }
         let windows = self.agree_on_deflate(&mut offer);
         let connection = &mut self.connections[slot as usize];
-        let secure = connection.tls.is_some();
+        let secure = !connection.is_plain();
         let Ok(accepted) = connection.protocol.accept(offer, protocol.as_deref(), headers, secure) else {
             return self.lose(slot);
         };
@@ -188,11 +193,10 @@ impl Engine {
         };
         let connection = &mut self.connections[slot as usize];
         let dialect = connection.protocol.dialect();
-        connection.flags.opened = true;
-        connection.deadline = Time::NEVER;
+        connection.flags.insert(Flags::OPENED);
         connection.messaged_at = now;
         let pings = dialect.is_some_and(|dialect| dialect.awaits_close());
-        connection.ping_due = if pings { ping_due } else { Time::NEVER };
+        connection.due = if pings { ping_due } else { Time::NEVER };
         let id = connection.id;
         self.set_stage(slot, Stage::Open);
         let entry = self.entry(slot);
@@ -218,7 +222,7 @@ impl Engine {
         if !self.has_words(slot) {
             return self.set_stage(slot, Stage::Gone { reset: false });
         }
-        let with_body = !self.connections[slot as usize].flags.head_only;
+        let with_body = !self.connections[slot as usize].flags.contains(Flags::HEAD_ONLY);
         let response = refusal.response(&self.settings.rules.versions.header(), with_body);
         self.begin_last_answer(slot);
         match response {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Engine;
-use super::connection::{Flags, Stage};
+use super::connection::{Asked, Flags, Stage};
 use super::event::{Body, Event, EventKind};
 use super::table::{Life, PendingRequest};
 use super::writing::{NoMemory, SHARED_BYTES_MIN};
@@ -77,7 +77,8 @@ impl Reply {
 impl Engine {
     pub(super) fn asked_plainly(&mut self, slot: Slot, request: Arc<Request>) {
         let connection = &mut self.connections[slot as usize];
-        connection.flags.keeps_alive = request.keeps_alive() && request.body() == BodyLength::None;
+        let keeps_alive = request.keeps_alive() && request.body() == BodyLength::None;
+        connection.flags.set(Flags::KEEPS_ALIVE, keeps_alive);
         if !self.says_within_rates(slot, 1, 0) {
             self.table.counters.rate_limited.add(1);
             return self.refuse(slot, Refusal::TooManyRequests);
@@ -92,8 +93,8 @@ impl Engine {
                 let has_body = request.body() != BodyLength::None;
                 let (number, tls) = (self.routes.get(route).number, self.tls_facts(slot));
                 let pending = PendingRequest { request, parameters, tls };
-                self.connections[slot as usize].route = route as u32;
-                self.connections[slot as usize].flags.has_side = true;
+                self.connections[slot as usize].route = route as u16;
+                self.connections[slot as usize].flags.insert(Flags::HAS_SIDE);
                 self.entry(slot).route.store(number, Relaxed);
                 self.table.set_request(slot, pending.clone());
                 match has_body {
@@ -115,7 +116,7 @@ impl Engine {
             return self.refuse(slot, Refusal::Expectation);
         }
         let connection = &mut self.connections[slot as usize];
-        connection.flags.keeps_alive = request.keeps_alive();
+        connection.flags.set(Flags::KEEPS_ALIVE, request.keeps_alive());
         let mut backlog = match connection.protocol.receive_body(self.settings.body_bytes_max) {
             Ok(backlog) => backlog,
             Err(refusal) => return self.refuse(slot, refusal),
@@ -133,16 +134,18 @@ impl Engine {
     pub(super) fn ask(&mut self, slot: Slot, body: Body) {
         let id = self.connections[slot as usize].id;
         self.entry(slot).set_life(id.generation(), Life::Http);
-        self.set_stage(slot, Stage::Deciding(None));
+        self.set_stage(slot, Stage::Deciding(Asked::Page));
         self.events.push_back(Event { conn: id, kind: EventKind::Http, body });
     }
 
     pub(super) fn reply(&mut self, slot: Slot, reply: Reply) {
         let is_stopping = self.stopping.is_some();
         let connection = &mut self.connections[slot as usize];
-        connection.flags.keeps_alive &= !is_stopping;
-        connection.deadline = Time::NEVER;
-        let (id, keeps_alive) = (connection.id, connection.flags.keeps_alive);
+        if is_stopping {
+            connection.flags.remove(Flags::KEEPS_ALIVE);
+        }
+        connection.due = Time::NEVER;
+        let (id, keeps_alive) = (connection.id, connection.flags.contains(Flags::KEEPS_ALIVE));
         self.entry(slot).set_life(id.generation(), Life::None);
         // "A server that does not support persistent connections MUST send the \"close\"
         // connection option" (RFC 9112, 9.6).
@@ -164,7 +167,8 @@ impl Engine {
             self.lose(slot);
             return Err(NoMemory);
         };
-        let is_bare = self.connections[slot as usize].flags.head_only || !http::has_body(reply.status);
+        let is_bare =
+            self.connections[slot as usize].flags.contains(Flags::HEAD_ONLY) || !http::has_body(reply.status);
         match reply.body {
             _ if is_bare => self.push(slot, [&head, &[], &[]]),
             ReplyBody::None => self.push(slot, [&head, &[], &[]]),
@@ -248,7 +252,7 @@ impl Engine {
         if let Some(rare) = &mut connection.rare {
             rare.download = None;
         }
-        match connection.flags.keeps_alive {
+        match connection.flags.contains(Flags::KEEPS_ALIVE) {
             true if self.replies_in_turn == REPLIES_PER_TURN => self.unfinished.push(slot),
             true => {
                 self.replies_in_turn += 1;
@@ -265,30 +269,24 @@ impl Engine {
         let deadline = self.now.after(self.settings.timeouts.handshake);
         let connection = &mut self.connections[slot as usize];
         let id = ConnId::new(self.shard, connection.id.generation().next(), slot);
-        let had_side = connection.flags.has_side;
+        let had_side = connection.flags.contains(Flags::HAS_SIDE);
         connection.id = id;
-        connection.deadline = deadline;
-        connection.flags = Flags {
-            reading: connection.flags.reading,
-            dirty: connection.flags.dirty,
-            entered: connection.flags.entered,
-            counted: connection.flags.counted,
-            ..Flags::default()
-        };
-        let data = std::mem::take(&mut connection.data);
+        connection.due = deadline;
+        connection.flags &= Flags::OF_ALL_REQUESTS;
+        connection.word = 0;
         let mut backlog = connection.protocol.next_request();
-        self.discarded.extend(data.release.map(|word| (id, word)));
+        self.discard(id);
         if had_side {
             self.table.forget_side(slot);
         }
         self.forget_client(slot);
         let entry = self.entry(slot);
-        entry.reset(id.generation(), entry.peer(), entry.local());
+        entry.reset(id.generation(), entry.peer(), entry.local_port());
         entry.bytes_in.add(backlog.len() as u64);
         self.set_stage(slot, Stage::Handshake);
         self.rearm(slot);
         self.received_backlog(slot, &mut backlog);
-        if self.connections[slot as usize].tls.as_ref().is_some_and(|tls| tls.is_peer_done()) {
+        if self.connections[slot as usize].tls().is_some_and(|tls| tls.is_peer_done()) {
             // Of this end the driver does not tell again.
             self.peer_finished(slot);
         }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::connection::Stage;
+use super::connection::{Flags, Stage};
 use super::event::{Body, Event, EventKind};
 use super::topics::{Change, Place, Publication, Topic, Untold};
 use super::writing::Outgoing;
@@ -32,12 +32,20 @@ impl Engine {
     }
 
     /// Is there anything that a subscriber has not been sent?
+    #[inline(always)]
     pub(super) fn is_publishing(&self) -> bool {
         !self.publishing.is_empty() || !self.found.is_empty()
     }
 
     /// distribute: this turn's share of what was published goes into outboxes.
+    #[inline]
     pub fn distribute(&mut self) {
+        if self.is_publishing() {
+            self.distribute_share();
+        }
+    }
+
+    fn distribute_share(&mut self) {
         // What a panic has left.
         self.send_found();
         let mut visits_left = VISITS_PER_TURN;
@@ -106,7 +114,7 @@ impl Engine {
             if !is_there || !self.routes.get(connection.route as usize).wants.topic {
                 continue;
             }
-            if connection.flags.close_queued {
+            if connection.flags.contains(Flags::CLOSE_QUEUED) {
                 self.last_changes.entry(untold.conn).or_default().push(untold);
             } else {
                 self.events.push_back(event_of(&untold));

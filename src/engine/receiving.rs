@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Engine;
-use super::connection::{Connection, Stage};
+use super::connection::{Connection, Flags, Stage};
 use super::ending::{Ending, LINGER_BYTES_MAX};
 use super::event::{Body, ClosedBy, Event, EventKind};
+use super::{Engine, entry_of};
 use crate::buffer::{Buffer, BufferPool};
 use crate::config::Settings;
 use crate::id::{ConnId, Slot, Time};
@@ -21,16 +21,54 @@ use crate::protocol::proxy::Announced;
 use crate::protocol::{Context, Control, Failure, Flow, Incoming, Payload};
 
 impl Engine {
+    /// What the driver has read lies in the arena, from `start` on.
     #[inline]
-    pub(super) fn received(&mut self, slot: Slot, source: Source, bytes: &mut [u8]) {
-        let len = bytes.len();
-        self.entry(slot).bytes_in.add(len as u64);
-        self.table.counters.bytes_in.add(len as u64);
+    pub(super) fn received(&mut self, slot: Slot, start: usize, bytes: &mut [u8]) {
+        let (len, base) = (bytes.len(), bytes.as_ptr() as usize);
         let connection = &mut self.connections[slot as usize];
         connection.heard_at = self.now;
-        match &mut connection.stage {
+        let is_plain = connection.stage.is_open() && connection.is_plain();
+        let (mut messages, mut rest) = (0, Ok(bytes));
+        if is_plain && !connection.flags.intersects(Flags::HOLDING | Flags::STREAMS) {
+            let (conn, bytes_max) = (connection.id, self.settings.message_bytes_max);
+            rest = connection.protocol.receive_short(
+                rest.unwrap_or_default(),
+                bytes_max,
+                &mut |kind, payload| {
+                    messages += 1;
+                    let start = start + (payload.as_ptr() as usize - base);
+                    let body = Body::Arena { start, len: payload.len() };
+                    self.events.push_back(Event { conn, kind: EventKind::Message(kind), body });
+                },
+            );
+            if messages > 0 {
+                connection.messaged_at = self.now;
+            }
+        }
+        let (entry, counters) = (entry_of(&self.entries, slot), &self.table.counters);
+        for counts in [(&entry.bytes_in, &entry.messages_in), (&counters.bytes_in, &counters.messages_in)] {
+            counts.0.add(len as u64);
+            counts.1.add(messages);
+        }
+        match rest {
+            Ok([]) => self.check_rates(slot, messages, len),
+            Ok(rest) => {
+                let source = Source::Arena { start: start + len - rest.len() };
+                self.received_rest(slot, source, rest, messages, len);
+            }
+            Err(failure) => self.after_receive(slot, Heard::default(), Err(failure)),
+        }
+    }
+
+    /// The same for bytes of any meaning, in any stage; of the `len` that came some may have been
+    /// taken already.
+    #[inline(never)]
+    fn received_rest(&mut self, slot: Slot, source: Source, bytes: &mut [u8], messages: u64, len: usize) {
+        let connection = &mut self.connections[slot as usize];
+        match connection.stage {
             Stage::Handshake | Stage::Deciding(_) | Stage::Replying | Stage::Open | Stage::Closing(_) => {}
-            Stage::Lingering { dropped_bytes } => {
+            Stage::Lingering => {
+                let dropped_bytes = &mut connection.rare.get_or_insert_default().dropped_bytes;
                 *dropped_bytes = dropped_bytes.saturating_add(len as u32);
                 if *dropped_bytes > LINGER_BYTES_MAX {
                     self.set_stage(slot, Stage::Gone { reset: false });
@@ -39,17 +77,22 @@ impl Engine {
             }
             Stage::Vacant | Stage::Finishing | Stage::Gone { .. } | Stage::Ended => return,
         }
-        match connection.tls {
-            None => self.received_plain(slot, source, bytes),
-            Some(_) => self.received_sealed(slot, source, bytes),
+        match connection.is_plain() {
+            true => self.received_more(slot, source, bytes, messages, len),
+            false => self.received_sealed(slot, source, bytes),
         }
     }
 
-    #[inline]
+    /// What is plain, or was opened.
     pub(super) fn received_plain(&mut self, slot: Slot, source: Source, bytes: &mut [u8]) {
         let len = bytes.len();
+        self.received_more(slot, source, bytes, 0, len);
+    }
+
+    /// These bytes, behind so many messages of the `len` that came.
+    fn received_more(&mut self, slot: Slot, source: Source, bytes: &mut [u8], messages: u64, len: usize) {
         let connection = &mut self.connections[slot as usize];
-        if connection.flags.holding {
+        if connection.flags.contains(Flags::HOLDING) {
             return self.hold_more(slot, bytes);
         }
         if connection.protocol.deflate().is_some() {
@@ -58,7 +101,7 @@ impl Engine {
         }
         let base = bytes.as_ptr() as usize;
         let mut inbox = Inbox::new(connection, &mut self.events, &mut self.scratch.asides, source, base);
-        let streams = connection.flags.streams;
+        let streams = connection.flags.contains(Flags::STREAMS);
         let mut context = context(&self.settings, &mut self.spares.pool, &mut self.inflation, streams);
         let result =
             connection.protocol.receive(bytes, &self.settings.rules, &mut context, &mut |incoming| {
@@ -66,23 +109,23 @@ impl Engine {
             });
         let heard = inbox.heard;
         if let Ok(Flow::Full { left }) = result {
-            self.hold(slot, &bytes[len - left..]);
+            self.hold(slot, &bytes[bytes.len() - left..]);
         }
         let connection = &mut self.connections[slot as usize];
         // What the driver reads into lent memory must be plain.
-        if connection.tls.is_none() {
+        if connection.is_plain() {
             if let Some((buffer, len)) = connection.protocol.lend() {
                 self.lent.push((slot, buffer, len));
             }
         }
         self.after_receive(slot, heard, result);
-        self.check_rates(slot, heard.messages, len);
+        self.check_rates(slot, messages + heard.messages, len);
     }
 
     /// These bytes come later: the turn has inflated enough. Meanwhile nothing is read, so they
     /// stay what one turn has read.
     fn hold(&mut self, slot: Slot, bytes: &[u8]) {
-        self.connections[slot as usize].flags.holding = true;
+        self.connections[slot as usize].flags.insert(Flags::HOLDING);
         self.holding.push_back(slot);
         self.mark_dirty(slot);
         self.hold_more(slot, bytes);
@@ -98,7 +141,7 @@ impl Engine {
 
     /// Nothing hinders any more what a pause has held back.
     pub(super) fn release_held(&mut self, slot: Slot) {
-        if self.connections[slot as usize].flags.holding {
+        if self.connections[slot as usize].flags.contains(Flags::HOLDING) {
             self.holding.push_back(slot);
         }
     }
@@ -116,7 +159,7 @@ impl Engine {
                 continue;
             }
             // The slot may have passed to another.
-            if !std::mem::take(&mut connection.flags.holding) {
+            if !connection.flags.take(Flags::HOLDING) {
                 continue;
             }
             let rare = connection.rare.get_or_insert_default();
@@ -128,7 +171,7 @@ impl Engine {
             self.mark_dirty(slot);
             let heard = self.receive_again(slot, &mut held);
             self.check_rates(slot, heard.messages, 0);
-            if is_finished && !self.connections[slot as usize].flags.holding {
+            if is_finished && !self.connections[slot as usize].flags.contains(Flags::HOLDING) {
                 self.peer_finished(slot);
             }
         }
@@ -155,7 +198,6 @@ impl Engine {
         self.check_rates(slot, heard.messages, len);
     }
 
-    #[inline]
     pub(super) fn after_receive(&mut self, slot: Slot, heard: Heard, result: Result<Flow, Failure>) {
         if heard.messages > 0 || heard.pieces {
             self.connections[slot as usize].messaged_at = self.now;
@@ -186,17 +228,19 @@ impl Engine {
     /// What came was heard; but who says too much too fast is closed.
     #[inline]
     fn check_rates(&mut self, slot: Slot, messages: u64, bytes: usize) {
-        if self.says_within_rates(slot, messages, bytes) {
-            return;
+        if self.settings.limits.any_speech() && !self.says_within_rates(slot, messages, bytes) {
+            self.said_too_much(slot);
         }
+    }
+
+    fn said_too_much(&mut self, slot: Slot) {
         let connection = &self.connections[slot as usize];
-        if connection.stage == Stage::Open && !connection.flags.close_queued {
+        if connection.stage == Stage::Open && !connection.flags.contains(Flags::CLOSE_QUEUED) {
             self.table.counters.rate_limited.add(1);
             self.violated(slot, Violation::TooFast);
         }
     }
 
-    #[inline]
     pub(super) fn says_within_rates(&mut self, slot: Slot, messages: u64, bytes: usize) -> bool {
         if !self.settings.limits.any_speech() {
             return true;
@@ -243,7 +287,7 @@ impl Engine {
         let base = backlog.as_ptr() as usize;
         let mut asides = Vec::new();
         let mut inbox = Inbox::new(connection, &mut self.events, &mut asides, Source::Elsewhere, base);
-        let streams = connection.flags.streams;
+        let streams = connection.flags.contains(Flags::STREAMS);
         let mut context = context(&self.settings, &mut self.spares.pool, &mut self.inflation, streams);
         let result =
             connection.protocol.receive(backlog, &self.settings.rules, &mut context, &mut |incoming| {
@@ -358,7 +402,7 @@ impl<'e> Inbox<'e> {
         source: Source,
         base: usize,
     ) -> Self {
-        let (conn, streams) = (connection.id, connection.flags.streams);
+        let (conn, streams) = (connection.id, connection.flags.contains(Flags::STREAMS));
         Self { conn, events, asides, source, base, streams, heard: Heard::default() }
     }
 
@@ -372,15 +416,17 @@ impl<'e> Inbox<'e> {
                 let offset = (bytes.as_ptr() as usize).wrapping_sub(self.base);
                 Some(Body::Arena { start: start + offset, len: bytes.len() })
             }
-            Source::Elsewhere => {
-                let body = Body::try_copied(bytes);
-                self.heard.lacks_memory |= body.is_err();
-                body.ok()
-            }
+            Source::Elsewhere => self.copied(bytes),
         }
     }
 
-    #[inline]
+    fn copied(&mut self, bytes: &[u8]) -> Option<Body> {
+        let body = Body::try_copied(bytes);
+        self.heard.lacks_memory |= body.is_err();
+        body.ok()
+    }
+
+    #[inline(always)]
     fn body_of(&mut self, payload: Payload<'_>) -> Option<Body> {
         match payload {
             Payload::Borrowed(bytes) => self.body(bytes),
@@ -394,7 +440,7 @@ impl<'e> Inbox<'e> {
         self.events.push_back(Event { conn: self.conn, kind, body });
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, incoming: Incoming<'_>) {
         if self.heard.lacks_memory {
             // What follows a gap is not told.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use log::{debug, info};
 
 use super::Engine;
-use super::connection::Stage;
+use super::connection::{Flags, Stage};
 use super::ending::Ending;
 use super::event::ClosedBy;
 use super::receiving::Source;
@@ -36,16 +36,17 @@ impl Engine {
             Err(error) => return self.misannounced(slot, error),
         };
         let connection = &mut self.connections[slot as usize];
-        let Some(tls) = connection.tls.as_mut().filter(|_| !bytes.is_empty()) else { return };
+        let id = connection.id;
+        let Some(tls) = connection.tls_mut().filter(|_| !bytes.is_empty()) else { return };
         if tls.is_untouched() && !TlsSession::begins_with(bytes) {
-            connection.tls = None;
+            connection.end_tls();
             self.table.counters.handshake_errors.add(1);
             return self.refuse(slot, Refusal::NotTls);
         }
         if !tls.is_established() && self.handshakes_in_turn >= HANDSHAKES_PER_TURN {
             // Signing takes its time, and the open connections want theirs.
             if !tls.is_postponed() {
-                self.postponed.push_back(connection.id);
+                self.postponed.push_back(id);
             }
             match tls.postpone(bytes) {
                 // Meanwhile nothing more is read from it.
@@ -64,7 +65,7 @@ impl Engine {
             let Some(slot) = self.find(conn) else { continue };
             self.current = Some(slot);
             let connection = &self.connections[slot as usize];
-            if connection.stage == Stage::Handshake && connection.tls.is_some() {
+            if connection.stage == Stage::Handshake && !connection.is_plain() {
                 self.mark_dirty(slot);
                 self.open_sealed(slot, Source::Elsewhere, &mut []);
             }
@@ -75,10 +76,10 @@ impl Engine {
         let (mut plain, mut sealed) =
             (std::mem::take(&mut self.scratch.plain), std::mem::take(&mut self.scratch.sealed));
         let connection = &mut self.connections[slot as usize];
-        let tls = connection.tls.as_mut().expect("only what has a session is opened");
+        let tls = connection.tls_mut().expect("only what has a session is opened");
         let was_established = tls.is_established();
         let result = tls.receive(bytes, &mut plain, &mut sealed);
-        let is_peer_done = tls.is_peer_done() && !connection.flags.peer_finished;
+        let is_peer_done = tls.is_peer_done() && !connection.flags.contains(Flags::PEER_FINISHED);
         if !sealed.is_empty() {
             self.handshakes_in_turn += usize::from(!was_established);
             // If it fails the connection is lost, and what it said does not matter.
@@ -127,18 +128,14 @@ impl Engine {
                 // The alert still goes out.
                 self.finish(slot);
             }
-            Stage::Vacant
-            | Stage::Finishing
-            | Stage::Lingering { .. }
-            | Stage::Gone { .. }
-            | Stage::Ended => {}
+            Stage::Vacant | Stage::Finishing | Stage::Lingering | Stage::Gone { .. } | Stage::Ended => {}
         }
     }
 
     /// The stream has ended; did the peer say that it would? Else anybody may have cut it.
     pub(super) fn is_truncated(&self, slot: Slot) -> bool {
         let connection = &self.connections[slot as usize];
-        let is_truncated = connection.tls.as_ref().is_some_and(|tls| !tls.is_peer_done());
+        let is_truncated = connection.tls().is_some_and(|tls| !tls.is_peer_done());
         if is_truncated {
             debug!(target: "fullduplex::tls", conn = connection.id.to_u64(); "the stream ended without close_notify");
         }
@@ -152,7 +149,7 @@ impl Engine {
             return false;
         }
         // What the peer still says is dropped: the session has done its work.
-        let Some(mut tls) = connection.tls.take() else { return false };
+        let Some(mut tls) = connection.end_tls() else { return false };
         let mut sealed = std::mem::take(&mut self.scratch.sealed);
         let said = tls.close(&mut sealed).is_ok() && self.push_sealed(slot, &sealed).is_ok();
         sealed.clear();
@@ -164,7 +161,8 @@ impl Engine {
     /// before closing its write side of the connection" (RFC 8446, 6.1), if it can be sent now.
     pub(super) fn say_good_bye_at_last<D: Driver>(&mut self, slot: Slot, driver: &mut D) {
         let connection = &mut self.connections[slot as usize];
-        let Some(tls) = connection.tls.as_mut().filter(|_| connection.outbox.is_none()) else { return };
+        let is_empty = connection.outbox.is_none();
+        let Some(tls) = connection.tls_mut().filter(|_| is_empty) else { return };
         let mut sealed = std::mem::take(&mut self.scratch.sealed);
         if tls.is_established() && tls.close(&mut sealed).is_ok() && !sealed.is_empty() {
             let _ = driver.send(slot, &[IoSlice::new(&sealed)]);
@@ -175,12 +173,12 @@ impl Engine {
 
     /// What the embedder may know of the session.
     pub(super) fn tls_facts(&self, slot: Slot) -> Option<Arc<TlsFacts>> {
-        self.connections[slot as usize].tls.as_ref().map(|tls| Arc::new(tls.facts()))
+        self.connections[slot as usize].tls().map(|tls| Arc::new(tls.facts()))
     }
 
     /// Can the peer understand what we would say?
     pub(super) fn has_words(&self, slot: Slot) -> bool {
-        self.connections[slot as usize].tls.as_ref().is_none_or(|tls| tls.is_established())
+        self.connections[slot as usize].tls().is_none_or(|tls| tls.is_established())
     }
 }
 

@@ -61,7 +61,14 @@ impl Submitted {
 
 impl Engine {
     /// Also what a panic has left of it.
+    #[inline]
     pub fn obey_submitted(&mut self) {
+        if self.submitted.is_some() {
+            self.obey_parts();
+        }
+    }
+
+    fn obey_parts(&mut self) {
         let Some(Submitted { block, .. }) = &self.submitted else { return };
         let block = block.clone();
         let next = |submitted: &mut Submitted| submitted.parts.pop_front();

@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::turn::{Misuse, Sent};
@@ -30,42 +30,44 @@ pub struct Table {
 
 pub type Chunk = [Entry; CHUNK_SLOTS];
 
-/// One connection. All but `life`, `mailbox`, `unread`, `dropped`, `wants_drain` and `topics` are
-/// written by the shard alone.
+/// One connection, in two cache lines: what each message touches is in the first. All but `life`,
+/// `mailbox`, `unread`, `dropped`, `wants_drain` and `topics` are written by the shard alone.
+#[repr(C, align(64))]
 pub struct Entry {
     /// Generation and [`Life`] in one word.
-    life: AtomicU64,
-    /// Generation, and bytes of sends that wait in the shard's mailbox for that generation: in
-    /// one word, or bytes for a connection that is gone would count for the next in its slot.
-    mailbox: AtomicU64,
-    /// Generation, bytes of events that the embedder can poll and has not freed, and whether they
-    /// are so many that the shard has stopped reading.
-    unread: AtomicU64,
-    pub outbox_bytes: Count,
+    life: AtomicU32,
+    dialect: AtomicU16,
     pub wants_drain: AtomicBool,
     /// It speaks TLS.
     pub secure: AtomicBool,
+    /// Generation, and bytes of sends that wait in the shard's mailbox for that generation: in
+    /// one word, or bytes for a connection that is gone would count for the next in its slot.
+    mailbox: AtomicU64,
     /// Generation and [`Begun`], written by whoever sends: in one word, as above.
     begun: AtomicU64,
-    dialect: AtomicU32,
-    pub route: AtomicU32,
-    pub rtt_us: AtomicU32,
-    /// How many topics it is in; see [`Topics`](super::topics::Topics).
-    pub topics: AtomicU32,
-    pub opened_us: Count,
+    pub outbox_bytes: Count,
     pub bytes_in: Count,
     pub bytes_out: Count,
     pub messages_in: Count,
     pub messages_out: Count,
+    /// Generation, bytes of events that the embedder can poll and has not freed, and whether they
+    /// are so many that the shard has stopped reading.
+    unread: AtomicU64,
     /// Counted by everyone who sends.
     pub dropped: AtomicU64,
-    peer: Address,
-    local: Address,
+    pub opened_us: Count,
+    pub route: AtomicU32,
+    pub rtt_us: AtomicU32,
+    /// How many topics it is in; see [`Topics`](super::topics::Topics).
+    pub topics: AtomicU32,
+    peer_port: AtomicU16,
+    local_port: AtomicU16,
+    peer_ip: Address,
 }
 
 /// How far a connection has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u64)]
+#[repr(u32)]
 pub enum Life {
     /// No connection, or one whose request is still arriving.
     None = 0,
@@ -309,30 +311,31 @@ impl EntryRef {
 impl Entry {
     fn new() -> Self {
         Self {
-            life: AtomicU64::new(0),
-            mailbox: AtomicU64::new(0),
-            unread: AtomicU64::new(0),
-            outbox_bytes: Count::default(),
+            life: AtomicU32::new(0),
+            dialect: AtomicU16::new(0),
             wants_drain: AtomicBool::new(false),
             secure: AtomicBool::new(false),
+            mailbox: AtomicU64::new(0),
             begun: AtomicU64::new(0),
-            dialect: AtomicU32::new(0),
-            route: AtomicU32::new(0),
-            rtt_us: AtomicU32::new(0),
-            topics: AtomicU32::new(0),
-            opened_us: Count::default(),
+            outbox_bytes: Count::default(),
             bytes_in: Count::default(),
             bytes_out: Count::default(),
             messages_in: Count::default(),
             messages_out: Count::default(),
+            unread: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
-            peer: Address::default(),
-            local: Address::default(),
+            opened_us: Count::default(),
+            route: AtomicU32::new(0),
+            rtt_us: AtomicU32::new(0),
+            topics: AtomicU32::new(0),
+            peer_port: AtomicU16::new(0),
+            local_port: AtomicU16::new(0),
+            peer_ip: Address::default(),
         }
     }
 
     /// A new connection moves in.
-    pub fn reset(&self, generation: Generation, peer: Endpoint, local: Endpoint) {
+    pub fn reset(&self, generation: Generation, peer: Endpoint, local_port: u16) {
         for count in [
             &self.outbox_bytes,
             &self.opened_us,
@@ -349,13 +352,14 @@ impl Entry {
         self.dropped.store(0, Relaxed);
         self.wants_drain.store(false, Relaxed);
         self.rtt_us.store(0, Relaxed);
-        self.peer.set(peer);
-        self.local.set(local);
+        self.peer_ip.set(peer.ip());
+        self.peer_port.store(peer.port(), Relaxed);
+        self.local_port.store(local_port, Relaxed);
         self.set_life(generation, Life::None);
     }
 
     pub fn set_life(&self, generation: Generation, life: Life) {
-        self.life.store(u64::from(generation.to_u32()) << LIFE_BITS | life as u64, SeqCst);
+        self.life.store(life_word(generation, life), SeqCst);
     }
 
     /// Open becomes closing, once, whoever asks first.
@@ -369,7 +373,7 @@ impl Entry {
     }
 
     fn step(&self, id: ConnId, from: Life, to: Life) -> bool {
-        let word = |life: Life| u64::from(id.generation().to_u32()) << LIFE_BITS | life as u64;
+        let word = |life| life_word(id.generation(), life);
         self.life.compare_exchange(word(from), word(to), SeqCst, SeqCst).is_ok()
     }
 
@@ -389,11 +393,11 @@ impl Entry {
             6 => Life::Closed,
             _ => Life::None,
         };
-        (Generation::from_u32((word >> LIFE_BITS) as u32), life)
+        (Generation::from_u32(word >> LIFE_BITS), life)
     }
 
     pub fn set_dialect(&self, dialect: Dialect) {
-        self.dialect.store(dialect as u32 + 1, Relaxed);
+        self.dialect.store(dialect as u16 + 1, Relaxed);
     }
 
     /// Compression was agreed on.
@@ -413,6 +417,12 @@ impl Entry {
             5 => Dialect::Hixie75,
             _ => Dialect::Rfc6455,
         }
+    }
+
+    /// Its messages are text, in frames without a length.
+    #[inline]
+    pub fn is_hixie(&self) -> bool {
+        matches!(self.dialect.load(Relaxed) & !HAS_DEFLATE, 4 | 5)
     }
 
     #[inline]
@@ -530,11 +540,15 @@ impl Entry {
 
     /// The other end of the socket: perhaps a proxy.
     pub fn peer(&self) -> Endpoint {
-        self.peer.get()
+        match self.peer_ip.get() {
+            Some(ip) => Endpoint::Internet(SocketAddr::new(ip, self.peer_port.load(Relaxed))),
+            None => Endpoint::Unix,
+        }
     }
 
-    pub fn local(&self) -> Endpoint {
-        self.local.get()
+    /// 0: it is a Unix socket.
+    pub fn local_port(&self) -> u16 {
+        self.local_port.load(Relaxed)
     }
 }
 
@@ -570,6 +584,15 @@ impl Begun {
         }
     }
 
+    /// As [`Begun::then`], for a text that is checked already and ends its message.
+    #[inline]
+    pub fn then_checked(self, text: &[u8]) -> Result<Self, Misuse> {
+        match self {
+            Self::NOTHING => Ok(self),
+            _ => self.then_fragment(Kind::Text, text, true),
+        }
+    }
+
     /// As [`Begun::then`], for a message that is checked already and always whole.
     #[inline]
     pub fn then_whole(self) -> Result<Self, Misuse> {
@@ -588,45 +611,38 @@ pub fn charge(len: usize) -> u64 {
     len as u64 + HEAD_BYTES_MAX
 }
 
-/// One end of a connection in three words.
+fn life_word(generation: Generation, life: Life) -> u32 {
+    generation.to_u32() << LIFE_BITS | life as u32
+}
+
+/// An IP address in two words: IPv4 in IPv6's clothes, as nobody has in IPv6. 0: none.
 #[derive(Default)]
 struct Address {
     high: Count,
     low: Count,
-    /// The port, and above it whether this is IPv4 or IPv6.
-    port: Count,
 }
 
 impl Address {
-    fn set(&self, end: Endpoint) {
-        let (bits, form) = match end.ip() {
-            None => (0, 0),
-            Some(IpAddr::V4(ip)) => (u128::from(ip.to_bits()), IS_V4),
-            Some(IpAddr::V6(ip)) => (ip.to_bits(), IS_V6),
+    fn set(&self, ip: Option<IpAddr>) {
+        let bits = match ip {
+            None => 0,
+            Some(IpAddr::V4(ip)) => ip.to_ipv6_mapped().to_bits(),
+            Some(IpAddr::V6(ip)) => ip.to_bits(),
         };
         self.high.set((bits >> 64) as u64);
         self.low.set(bits as u64);
-        self.port.set(u64::from(end.port()) | form);
     }
 
-    fn get(&self) -> Endpoint {
+    fn get(&self) -> Option<IpAddr> {
         let bits = u128::from(self.high.get()) << 64 | u128::from(self.low.get());
-        let port = self.port.get();
-        let ip = match port & (IS_V4 | IS_V6) {
-            IS_V4 => IpAddr::V4((bits as u32).into()),
-            IS_V6 => IpAddr::V6(bits.into()),
-            _ => return Endpoint::Unix,
-        };
-        Endpoint::Internet(SocketAddr::new(ip, port as u16))
+        (bits != 0).then(|| Ipv6Addr::from_bits(bits).to_canonical())
     }
 }
 
 /// Of a frame of ours.
 const HEAD_BYTES_MAX: u64 = 10;
 /// Beside the dialect.
-const HAS_DEFLATE: u32 = 1 << 8;
-const IS_V4: u64 = 1 << 16;
-const IS_V6: u64 = 1 << 17;
+const HAS_DEFLATE: u16 = 1 << 8;
 const LIFE_BITS: u32 = 3;
 const MAILBOX_BITS: u32 = 40;
 /// Above the generation.

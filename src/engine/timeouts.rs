@@ -5,7 +5,7 @@ use std::sync::Arc;
 use log::info;
 
 use super::Engine;
-use super::connection::Stage;
+use super::connection::{Flags, Stage};
 use super::event::ClosedBy;
 use crate::config::Settings;
 use crate::id::{Slot, Time};
@@ -22,7 +22,7 @@ impl Engine {
         let timeouts = &self.settings.timeouts;
         let connection = &mut self.connections[slot as usize];
         match connection.stage {
-            Stage::Handshake | Stage::Deciding(_) if now >= connection.deadline => {
+            Stage::Handshake | Stage::Deciding(_) if now >= connection.due => {
                 // Not before the first byte (a browser's spare connection), and not after a 101.
                 let can_be_told = connection.protocol.can_be_refused() && self.entry(slot).bytes_in.get() > 0;
                 return match can_be_told {
@@ -44,13 +44,12 @@ impl Engine {
                     }
                 }
                 let is_idle = timeouts.idle.is_some_and(|idle| now >= connection.messaged_at.after(idle));
-                if is_idle && !connection.flags.crowded {
+                if is_idle && !connection.flags.contains(Flags::CROWDED) {
                     let frame = CloseFrame::new(CloseCode::GOING_AWAY, "idle for too long");
                     return self.close(id, frame, ClosedBy::Timeout);
                 }
-                if now >= connection.ping_due {
-                    connection.ping_due =
-                        timeouts.ping_interval.map_or(Time::NEVER, |every| now.after(every));
+                if now >= connection.due {
+                    connection.due = timeouts.ping_interval.map_or(Time::NEVER, |every| now.after(every));
                     // The clock of a Ping that was not answered runs on under the next one.
                     if connection.pinged_at == Time::NEVER || connection.heard_at > connection.pinged_at {
                         connection.pinged_at = now;
@@ -58,14 +57,14 @@ impl Engine {
                     self.push_control(slot, Opcode::Ping, &now.0.to_be_bytes());
                 }
             }
-            Stage::Closing(by) if now >= connection.deadline => {
+            Stage::Closing(by) if now >= connection.due => {
                 self.tell_close(slot, &CloseFrame::new(CloseCode::ABNORMAL, ""), by);
                 return self.set_stage(slot, Stage::Gone { reset: true });
             }
-            Stage::Finishing if now >= connection.deadline => {
+            Stage::Finishing if now >= connection.due => {
                 return self.set_stage(slot, Stage::Gone { reset: true });
             }
-            Stage::Lingering { .. } if now >= connection.deadline => {
+            Stage::Lingering if now >= connection.due => {
                 return self.set_stage(slot, Stage::Gone { reset: false });
             }
             Stage::Vacant | Stage::Gone { .. } | Stage::Ended => return,
@@ -76,7 +75,7 @@ impl Engine {
 
     /// Has the peer taken too little for too long? Else its time begins anew when it is over.
     fn stalls(&mut self, slot: Slot) -> bool {
-        let is_crowded = self.connections[slot as usize].flags.crowded;
+        let is_crowded = self.connections[slot as usize].flags.contains(Flags::CROWDED);
         let outbox = self.connections[slot as usize].outbox.as_mut();
         let Some(outbox) = outbox.filter(|outbox| outbox.is_blocked) else { return false };
         if is_crowded {
@@ -108,10 +107,10 @@ impl Engine {
         for slot in 0..self.connections.len() as Slot {
             let connection = &mut self.connections[slot as usize];
             let pings = connection.protocol.dialect().is_some_and(|dialect| dialect.awaits_close());
-            if is_new_interval && pings {
+            if is_new_interval && pings && connection.stage.is_open() {
                 // Not all of them at once.
                 let share = slot % PING_SHARES + 1;
-                connection.ping_due =
+                connection.due =
                     interval.map_or(Time::NEVER, |every| self.now.after(every * share / PING_SHARES));
             }
             match connection.stage {
@@ -125,14 +124,13 @@ impl Engine {
     pub(super) fn rearm(&mut self, slot: Slot) {
         let timeouts = &self.settings.timeouts;
         let connection = &self.connections[slot as usize];
-        let mut due = connection.deadline;
+        let mut due = connection.due;
         if matches!(connection.stage, Stage::Open | Stage::Replying) {
             if let Some(outbox) = connection.outbox.as_ref().filter(|outbox| outbox.is_blocked) {
                 due = due.min(outbox.progress_at.after(timeouts.write_stall));
             }
         }
         if connection.stage == Stage::Open {
-            due = due.min(connection.ping_due);
             if let Some(wait) = timeouts.ping_timeout {
                 let unanswered = connection.pinged_at != Time::NEVER
                     && connection.heard_at <= connection.pinged_at
@@ -141,7 +139,7 @@ impl Engine {
                     due = due.min(connection.pinged_at.after(wait));
                 }
             }
-            if let Some(idle) = timeouts.idle.filter(|_| !connection.flags.crowded) {
+            if let Some(idle) = timeouts.idle.filter(|_| !connection.flags.contains(Flags::CROWDED)) {
                 due = due.min(connection.messaged_at.after(idle));
             }
         }

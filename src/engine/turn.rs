@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
-use super::connection::{Release, Stage};
+use super::connection::{Flags, Release, Stage};
 use super::event::{ClosedBy, EventKind};
 use super::table::Begun;
 use super::writing::{Outgoing, SHARED_BYTES_MIN};
@@ -15,15 +15,14 @@ use super::{Command, Engine, entry_of};
 use crate::buffer::Buffer;
 use crate::config::WhenFull;
 use crate::id::{ConnId, Time};
+use crate::protocol::Kind;
 use crate::protocol::close::Violation;
 use crate::protocol::deflate::{WINDOW_SIZES, Wish};
-use crate::protocol::{Kind, WireForm};
+use crate::protocol::frame::ServerHead;
+use crate::protocol::message::SHORT_BYTES_MAX;
 
 /// Receives events. An implementation calls the embedder.
 pub trait Handler {
-    /// The first event of a turn is about to come.
-    fn begin(&mut self) {}
-
     fn handle(&mut self, turn: &mut Turn<'_>, event: &EventView<'_>);
 
     /// The embedder's word for a connection is not needed any more, but for what was handled
@@ -60,6 +59,8 @@ pub struct Turn<'t> {
     pub(super) arena: &'t [u8],
     /// The payload being delivered, if it has memory of its own.
     pub(super) shared: Option<&'t Arc<Buffer>>,
+    /// The payload being delivered, if it is a whole text: it has been checked.
+    pub(super) text: &'t [u8],
 }
 
 /// A message for many: encoded and checked once, shared by reference count.
@@ -123,7 +124,7 @@ impl Turn<'_> {
     }
 
     /// The same with a wish about compression, which counts for the whole message.
-    #[inline]
+    #[inline(always)]
     pub fn send_as(
         &mut self,
         conn: ConnId,
@@ -132,8 +133,27 @@ impl Turn<'_> {
         last: bool,
         wish: Wish,
     ) -> Result<Sent, Misuse> {
+        match last && self.engine.send_short(conn, kind, data) {
+            true => Ok(Sent::Queued),
+            false => self.send_any(conn, kind, data, last, wish),
+        }
+    }
+
+    #[inline(never)]
+    fn send_any(
+        &mut self,
+        conn: ConnId,
+        kind: Kind,
+        data: &[u8],
+        last: bool,
+        wish: Wish,
+    ) -> Result<Sent, Misuse> {
         let outgoing = self.outgoing(data);
-        self.engine.send(conn, kind, &outgoing, wish, |begun| begun.then(kind, data, last))
+        let is_checked = last && kind == Kind::Text && self.is_checked(data);
+        self.engine.send(conn, kind, &outgoing, wish, |begun| match is_checked {
+            true => begun.then_checked(data),
+            false => begun.then(kind, data, last),
+        })
     }
 
     pub fn send_message(&mut self, conn: ConnId, message: &Message, wish: Wish) -> Result<Sent, Misuse> {
@@ -145,7 +165,7 @@ impl Turn<'_> {
     pub fn count_unread(&mut self, conn: ConnId, len: usize) {
         let Some(slot) = self.engine.find(conn) else { return };
         if self.engine.entry(slot).add_unread(conn, len, self.engine.settings.receive.high_water_bytes) {
-            self.engine.connections[slot as usize].flags.crowded = true;
+            self.engine.connections[slot as usize].flags.insert(Flags::CROWDED);
             self.engine.mark_dirty(slot);
         }
     }
@@ -162,8 +182,18 @@ impl Turn<'_> {
         self.engine.obey(command);
     }
 
-    /// Finds the cheapest way to keep `data` until the flush.
+    /// Is `data` a part of the text being delivered, from the start of a character to the end of one?
     #[inline]
+    fn is_checked(&self, data: &[u8]) -> bool {
+        let start = (data.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize);
+        let is_boundary = |at: usize| self.text.get(at).is_none_or(|byte| !(0x80..0xC0).contains(byte));
+        start < self.text.len()
+            && data.len() <= self.text.len() - start
+            && is_boundary(start)
+            && is_boundary(start + data.len())
+    }
+
+    /// Finds the cheapest way to keep `data` until the flush.
     fn outgoing<'d>(&self, data: &'d [u8]) -> Outgoing<'d> {
         if data.len() < SHARED_BYTES_MIN {
             return Outgoing::Copied(data);
@@ -180,8 +210,52 @@ impl Turn<'_> {
 }
 
 impl Engine {
+    /// Queues what most messages are: whole and short, to a connection that has agreed on nothing
+    /// and has room. False: there is more to it, and nothing was done.
+    #[inline(always)]
+    fn send_short(&mut self, conn: ConnId, kind: Kind, data: &[u8]) -> bool {
+        let slot = conn.slot();
+        if self.is_publishing() || data.len() > SHORT_BYTES_MAX {
+            return false;
+        }
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return false };
+        let is_simple = connection.id == conn
+            && connection.stage.is_open()
+            && !connection.flags.intersects(Flags::CLOSE_DELIVERED | Flags::FRAGMENTING | Flags::COMPRESSING)
+            && connection.protocol.deflate().is_none();
+        if !is_simple {
+            return false;
+        }
+        let entry = entry_of(&self.entries, slot);
+        let queued = connection.outbox_bytes() + entry.mailbox_bytes() as usize + data.len();
+        let limits = &self.settings.send;
+        let has_room = queued <= limits.limit_bytes.min(limits.high_water_bytes);
+        if !has_room || entry.begun() != Begun::NOTHING || entry.is_hixie() {
+            return false;
+        }
+        if kind == Kind::Text && simdutf8::basic::from_utf8(data).is_err() {
+            return false;
+        }
+        if connection.outbox.is_none() {
+            connection.outbox = Some(self.spares.outbox());
+        }
+        let Some(outbox) = &mut connection.outbox else { return false };
+        if outbox.push_behind(ServerHead::short(kind, data.len()), data, &mut self.spares).is_err() {
+            return false;
+        }
+        entry.outbox_bytes.set(outbox.bytes() as u64);
+        entry.messages_out.add(1);
+        self.table.counters.messages_out.add(1);
+        connection.messaged_at = self.now;
+        if !connection.flags.contains(Flags::DIRTY) {
+            connection.flags.insert(Flags::DIRTY);
+            self.dirty.push(slot);
+        }
+        true
+    }
+
     /// `check` says what the connection has begun to say after this, or why it can't be said.
-    #[inline]
+    #[inline(always)]
     fn send(
         &mut self,
         conn: ConnId,
@@ -195,10 +269,11 @@ impl Engine {
         let connection = self.connections.get_mut(slot as usize).filter(|connection| connection.id == conn);
         let connection = connection.ok_or(Misuse::NoConnection)?;
         match connection.stage {
-            Stage::Open if !connection.flags.close_delivered => {}
+            Stage::Open if !connection.flags.contains(Flags::CLOSE_DELIVERED) => {}
             // What was refused is finishing, too, but never was a connection to send to.
             Stage::Closing(_) | Stage::Finishing
-                if connection.flags.opened && !connection.flags.close_delivered =>
+                if connection.flags.contains(Flags::OPENED)
+                    && !connection.flags.contains(Flags::CLOSE_DELIVERED) =>
             {
                 return Err(Misuse::Closing);
             }
@@ -208,7 +283,7 @@ impl Engine {
             _ => return Err(Misuse::NoConnection),
         }
         let entry = entry_of(&self.entries, slot);
-        if kind == Kind::Binary && entry.dialect().wire_form() == WireForm::Hixie {
+        if kind == Kind::Binary && entry.is_hixie() {
             return Err(Misuse::Unsupported);
         }
         let before = entry.begun();
@@ -220,7 +295,7 @@ impl Engine {
         }
         let queued = connection.outbox_bytes() + entry.mailbox_bytes() as usize;
         if queued + len > limits.limit_bytes {
-            connection.flags.wants_drain = true;
+            connection.flags.insert(Flags::WANTS_DRAIN);
             entry.dropped.fetch_add(1, Relaxed);
             self.table.counters.dropped_messages.fetch_add(1, Relaxed);
             if limits.full == WhenFull::Close {
@@ -233,7 +308,7 @@ impl Engine {
         self.entry(slot).go_on(conn, before, begun);
         let connection = &mut self.connections[slot as usize];
         if queued + len > self.settings.send.high_water_bytes {
-            connection.flags.wants_drain = true;
+            connection.flags.insert(Flags::WANTS_DRAIN);
             return Ok(Sent::HighWater);
         }
         Ok(Sent::Queued)

@@ -1,13 +1,13 @@
 //! What is to be sent goes into outboxes, and with the flush to the kernel.
 
 use std::collections::TryReserveError;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use log::warn;
 
-use super::connection::Stage;
+use super::connection::{Flags, Stage};
 use super::event::{Body, ClosedBy, Event, EventKind};
 use super::table::charge;
 use super::turn::Message;
@@ -19,7 +19,7 @@ use crate::id::{ConnId, Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::deflate::{Agreement, Deflater, Deflaters, Wish, window_index};
 use crate::protocol::frame::{Opcode, ServerHead};
-use crate::protocol::{Kind, Place};
+use crate::protocol::{Kind, Place, WireForm};
 
 impl Engine {
     /// Queues bytes of our own. Without memory for them the connection is lost.
@@ -72,7 +72,7 @@ impl Engine {
     }
 
     /// Queues a message that has passed the limits.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push_message(
         &mut self,
         slot: Slot,
@@ -82,8 +82,24 @@ impl Engine {
         wish: Wish,
     ) -> Result<(), NoMemory> {
         let connection = &self.connections[slot as usize];
-        let place = Place { first: !connection.flags.fragmenting, last };
-        let goes_on = !place.first && connection.flags.compressing;
+        let place = Place { first: !connection.flags.contains(Flags::FRAGMENTING), last };
+        if connection.protocol.deflate().is_some() || connection.flags.contains(Flags::COMPRESSING) {
+            return self.push_where_deflate_is_agreed(slot, kind, outgoing, place, wish);
+        }
+        self.push_frame(slot, kind, outgoing, place, false)
+    }
+
+    #[inline(never)]
+    fn push_where_deflate_is_agreed(
+        &mut self,
+        slot: Slot,
+        kind: Kind,
+        outgoing: &Outgoing<'_>,
+        place: Place,
+        wish: Wish,
+    ) -> Result<(), NoMemory> {
+        let connection = &self.connections[slot as usize];
+        let goes_on = !place.first && connection.flags.contains(Flags::COMPRESSING);
         // The peer may have closed meanwhile: then the conversation has forgotten what was agreed on.
         let agreement = connection.protocol.deflate().or(goes_on.then_some(Agreement::SMALLEST));
         if let Some(agreement) = agreement {
@@ -98,7 +114,7 @@ impl Engine {
         self.push_frame(slot, kind, outgoing, place, false)
     }
 
-    #[inline]
+    #[inline(always)]
     fn push_frame(
         &mut self,
         slot: Slot,
@@ -111,7 +127,7 @@ impl Engine {
         let entry = entry_of(&self.entries, slot);
         let spares = &mut self.spares;
         let outbox = connection.outbox.get_or_insert_with(|| spares.outbox());
-        let wire_form = entry.dialect().wire_form();
+        let wire_form = if entry.is_hixie() { WireForm::Hixie } else { WireForm::HyBi };
         let (head, tail) = wire_form.around(kind, place, outgoing.len());
         let head = if is_compressed && place.first { head.compressed() } else { head };
         let pushed = match outgoing.shared() {
@@ -134,8 +150,8 @@ impl Engine {
             return Err(NoMemory);
         }
         connection.messaged_at = self.now;
-        connection.flags.fragmenting = !place.last;
-        connection.flags.compressing = is_compressed;
+        connection.flags.set(Flags::FRAGMENTING, !place.last);
+        connection.flags.set(Flags::COMPRESSING, is_compressed);
         entry.messages_out.add(u64::from(place.last));
         self.table.counters.messages_out.add(u64::from(place.last));
         self.mark_dirty(slot);
@@ -261,10 +277,45 @@ impl Engine {
         }
     }
 
+    /// The same for what most connections of a turn need: the kernel takes some small messages,
+    /// all of them. False: there is more to it.
+    #[inline]
+    pub(super) fn flush_short<D: Driver>(&mut self, slot: Slot, driver: &mut D) -> bool {
+        let connection = &mut self.connections[slot as usize];
+        let entry = entry_of(&self.entries, slot);
+        let is_plain = connection.stage.is_open()
+            && connection.is_plain()
+            && connection.flags.intersection(Flags::READING | Flags::HINDER_READING | Flags::WANTS_DRAIN)
+                == Flags::READING
+            && !entry.wants_drain.load(Relaxed);
+        let Some(bytes) = connection.outbox.as_ref().filter(|_| is_plain).and_then(|outbox| outbox.short())
+        else {
+            return false;
+        };
+        connection.flags.remove(Flags::DIRTY);
+        let offered = bytes.len();
+        let sent = if offered == 0 { Ok(0) } else { driver.send(slot, &[IoSlice::new(bytes)]) };
+        if !matches!(sent, Ok(len) if len == offered) {
+            if let Err(error) = self.take_sent(slot, sent, offered) {
+                self.broken_in_flush(slot, driver, error.kind());
+                return true;
+            }
+            return false;
+        }
+        if let Some(outbox) = connection.outbox.take() {
+            self.spares.keep_short(outbox);
+        }
+        entry.outbox_bytes.set(0);
+        entry.bytes_out.add(offered as u64);
+        self.table.counters.bytes_out.add(offered as u64);
+        true
+    }
+
     pub(super) fn flush_connection<D: Driver>(&mut self, slot: Slot, driver: &mut D, arena: &[u8]) {
         let connection = &mut self.connections[slot as usize];
-        connection.flags.dirty = false;
+        connection.flags.remove(Flags::DIRTY);
         match connection.stage {
+            Stage::Open => {}
             Stage::Vacant | Stage::Ended => return,
             Stage::Gone { reset } => {
                 if !reset {
@@ -275,12 +326,25 @@ impl Engine {
             _ => {}
         }
         let should_read = connection.should_read();
-        if should_read != connection.flags.reading {
-            connection.flags.reading = should_read;
+        if should_read != connection.flags.contains(Flags::READING) {
+            connection.flags.set(Flags::READING, should_read);
             driver.set_reading(slot, should_read);
         }
-        if let Err(error) = self.write(slot, driver, arena) {
+        if let Err(error) = self.write_outbox(slot, driver, arena) {
             return self.broken_in_flush(slot, driver, error.kind());
+        }
+        if self.connections[slot as usize].stage != Stage::Open {
+            return self.flush_rest(slot, driver, arena);
+        }
+        self.tell_drain(slot);
+    }
+
+    /// What else there is to do for a connection that is answered or about to end.
+    fn flush_rest<D: Driver>(&mut self, slot: Slot, driver: &mut D, arena: &[u8]) {
+        if self.connections[slot as usize].stage == Stage::Replying {
+            if let Err(error) = self.write_download(slot, driver, arena) {
+                return self.broken_in_flush(slot, driver, error.kind());
+            }
         }
         self.end_reply(slot);
         if self.says_good_bye(slot) {
@@ -291,24 +355,14 @@ impl Engine {
         let connection = &mut self.connections[slot as usize];
         if connection.outbox.is_none() && connection.stage == Stage::Finishing {
             driver.finish(slot);
-            if connection.flags.peer_finished {
+            if connection.flags.contains(Flags::PEER_FINISHED) {
                 return self.release(slot, driver, false);
             }
             self.begin_lingering(slot);
         }
-        self.tell_drain(slot);
     }
 
     /// Writes what the kernel takes.
-    #[inline]
-    fn write<D: Driver>(&mut self, slot: Slot, driver: &mut D, arena: &[u8]) -> io::Result<()> {
-        self.write_outbox(slot, driver, arena)?;
-        if self.connections[slot as usize].stage == Stage::Replying {
-            self.write_download(slot, driver, arena)?;
-        }
-        Ok(())
-    }
-
     #[inline]
     pub(super) fn write_outbox<D: Driver>(
         &mut self,
@@ -316,11 +370,13 @@ impl Engine {
         driver: &mut D,
         arena: &[u8],
     ) -> io::Result<()> {
-        let connection = &mut self.connections[slot as usize];
-        let Some(outbox) = &mut connection.outbox else { return Ok(()) };
-        let entry = entry_of(&self.entries, slot);
-        while !outbox.is_blocked && !outbox.is_empty() {
-            match &mut connection.tls {
+        loop {
+            let connection = &mut self.connections[slot as usize];
+            let Some(outbox) = &mut connection.outbox else { return Ok(()) };
+            if outbox.is_blocked || outbox.is_empty() {
+                break;
+            }
+            match connection.rare.as_mut().and_then(|rare| rare.tls.as_mut()) {
                 // It has failed: the alert still goes out.
                 Some(tls) if tls.is_over() => {
                     outbox.forget_plain(&mut self.spares);
@@ -334,7 +390,7 @@ impl Engine {
                         // Its good-bye goes along with the last words. What the peer still says
                         // is dropped: the session has done its work.
                         let _ = outbox.seal_behind(|sealed| tls.close(sealed));
-                        connection.tls = None;
+                        let _ = connection.rare.as_mut().and_then(|rare| rare.tls.take());
                     }
                 }
                 None => {}
@@ -342,19 +398,11 @@ impl Engine {
             let (sent, offered) = outbox.with_slices(arena, |slices| {
                 (driver.send(slot, slices), slices.iter().map(|slice| slice.len()).sum::<usize>())
             });
-            let len = match sent {
-                Ok(len) => len,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            outbox.advance(len, &mut self.spares);
-            outbox.progress_bytes += len;
-            outbox.is_blocked = len < offered;
-            entry.bytes_out.add(len as u64);
-            self.table.counters.bytes_out.add(len as u64);
+            self.take_sent(slot, sent, offered)?;
         }
-        entry.outbox_bytes.set(outbox.bytes() as u64);
+        let connection = &mut self.connections[slot as usize];
+        let Some(outbox) = &mut connection.outbox else { return Ok(()) };
+        entry_of(&self.entries, slot).outbox_bytes.set(outbox.bytes() as u64);
         if outbox.is_empty() {
             let outbox = connection.outbox.take().expect("it was there above");
             self.spares.keep_outbox(outbox);
@@ -366,6 +414,24 @@ impl Engine {
                 self.timers.set_earlier(slot, self.now.after(self.settings.timeouts.write_stall));
             }
         }
+        Ok(())
+    }
+
+    /// What came of offering so many bytes to the kernel.
+    fn take_sent(&mut self, slot: Slot, sent: io::Result<usize>, offered: usize) -> io::Result<()> {
+        let len = match sent {
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            // It is offered again.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let Some(outbox) = &mut self.connections[slot as usize].outbox else { return Ok(()) };
+        outbox.advance(len, &mut self.spares);
+        outbox.progress_bytes += len;
+        outbox.is_blocked = len < offered;
+        entry_of(&self.entries, slot).bytes_out.add(len as u64);
+        self.table.counters.bytes_out.add(len as u64);
         Ok(())
     }
 
@@ -381,12 +447,12 @@ impl Engine {
     pub(super) fn tell_drain(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         let entry = entry_of(&self.entries, slot);
-        let promised = connection.flags.wants_drain || entry.wants_drain.load(Relaxed);
+        let promised = connection.flags.contains(Flags::WANTS_DRAIN) || entry.wants_drain.load(Relaxed);
         if !promised || connection.stage != Stage::Open {
             return;
         }
         if entry.queued_bytes() <= self.settings.send.low_water_bytes as u64 {
-            connection.flags.wants_drain = false;
+            connection.flags.remove(Flags::WANTS_DRAIN);
             entry.wants_drain.store(false, SeqCst);
             self.events.push_back(Event { conn: connection.id, kind: EventKind::Drain, body: Body::None });
         }

@@ -238,7 +238,7 @@ pub unsafe extern "C" fn fdx_conn_get_info(
             dropped: entry.dropped.load(Relaxed),
             rtt_us: entry.rtt_us.load(Relaxed),
             remote_port: remote.port(),
-            local_port: entry.local().port(),
+            local_port: entry.local_port(),
             version: if is_http { 0 } else { entry.dialect().number() },
             http: 11,
             flags: {

@@ -2,16 +2,18 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::time::Duration;
 
-use coarsetime::{Duration, Instant};
 use log::warn;
 
 use super::config::RouteHandlers;
 use super::reentry;
 use super::server::fdx_server;
 use super::topic::{FDX_TOPIC_JOINED, FDX_TOPIC_LEFT};
+use crate::driver::mio::coarse_clock;
 use crate::engine::event::EventKind;
 use crate::engine::turn::{EventView, Handler, Turn};
+use crate::id::Time;
 use crate::protocol::Kind;
 
 /// A connection. 0 is never one; below 2^53; a stale one is an error code and never a crash.
@@ -147,18 +149,12 @@ pub type fdx_event_fn = Option<
 pub struct Deliverer {
     /// Keeps the handle alive for as long as callbacks are given it.
     owner: Arc<fdx_server>,
-    /// When the last callback returned, or the turn's first was about to begin. The kernel's
-    /// coarse clock is some milliseconds wrong, and costs next to nothing.
-    since: Instant,
+    /// When the last callback returned.
+    returned_at: Time,
 }
 
 impl Handler for Deliverer {
-    #[inline]
-    fn begin(&mut self) {
-        self.since = Instant::now();
-    }
-
-    #[inline]
+    #[inline(always)]
     fn handle(&mut self, turn: &mut Turn<'_>, view: &EventView<'_>) {
         let RouteHandlers { handlers, .. } = &*self.owner.routes[view.route];
         let callback = match view.kind {
@@ -177,22 +173,22 @@ impl Handler for Deliverer {
             // returns; `event` and the payload it points to live until then.
             unsafe { callback(handlers.user_data, server, &event) };
         });
-        let now = Instant::now();
-        let took = now.duration_since(self.since);
-        self.since = now;
-        if took > SLOW_CALLBACK {
-            tell_slow(&event, took.as_millis());
+        // Not before the turn began.
+        let since = self.returned_at.max(view.time);
+        self.returned_at = coarse_clock();
+        if self.returned_at > since.after(SLOW_CALLBACK) {
+            tell_slow(&event, self.returned_at.since(since));
         }
     }
 }
 
 impl Deliverer {
     pub fn new(owner: Arc<fdx_server>) -> Self {
-        Self { owner, since: Instant::now() }
+        Self { owner, returned_at: Time::default() }
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn event_of(owner: &fdx_server, view: &EventView<'_>) -> fdx_event {
     let (kind, flags, code, arg) = match view.kind {
         EventKind::Message(kind) => (FDX_EV_MESSAGE, message_flags(kind, true), 0, 0),
@@ -233,7 +229,8 @@ pub(super) fn event_of(owner: &fdx_server, view: &EventView<'_>) -> fdx_event {
 }
 
 #[cold]
-fn tell_slow(event: &fdx_event, took_ms: u64) {
+fn tell_slow(event: &fdx_event, took: Duration) {
+    let took_ms = took.as_millis();
     let name = match u32::from(event.r#type) {
         FDX_EV_UPGRADE => "UPGRADE",
         FDX_EV_OPEN => "OPEN",

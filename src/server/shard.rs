@@ -82,13 +82,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.driver.pause(PAUSE_AFTER_ERROR);
         }
         self.engine.begin_turn(self.driver.now());
-        self.guarded(|shard| shard.take_new_connections());
-        self.guarded(|shard| shard.engine.receive(&mut shard.batch.completions, &mut shard.batch.arena));
-        self.guarded(|shard| shard.take_mail());
-        self.guarded(|shard| shard.engine.handle_timeouts());
-        self.guarded(|shard| shard.engine.deliver(&shard.batch.arena, &mut shard.handler));
-        self.guarded(|shard| shard.engine.distribute());
-        self.guarded(|shard| shard.engine.flush(&mut shard.driver, &shard.batch.arena));
+        self.go_through(Part::Arrivals);
         if self.accepts == self.handler.is_crowded() {
             self.accepts = !self.accepts;
             self.driver.set_accepting(self.accepts);
@@ -107,13 +101,45 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         &self.mailbox
     }
 
-    /// Runs a part of the turn again and again until it ends without a panic; each panic costs
-    /// the connection that was worked on.
-    fn guarded(&mut self, mut part: impl FnMut(&mut Self)) {
+    /// The parts of the turn from this one on. One that panics is gone through again, until it ends
+    /// without; each panic costs the connection that was worked on.
+    fn go_through(&mut self, mut part: Part) {
         // Every part takes its work out of a list before doing it, so what is left after a
         // panic is what was not begun.
-        while catch_unwind(AssertUnwindSafe(|| part(self))).is_err() {
+        while catch_unwind(AssertUnwindSafe(|| self.go_on(&mut part))).is_err() {
             self.engine.contain_panic();
+        }
+    }
+
+    /// `part` tells how far this has come.
+    #[inline]
+    fn go_on(&mut self, part: &mut Part) {
+        if *part == Part::Arrivals {
+            self.take_new_connections();
+            *part = Part::Receive;
+        }
+        if *part == Part::Receive {
+            self.engine.receive(&mut self.batch.completions, &mut self.batch.arena);
+            *part = Part::Mail;
+        }
+        if *part == Part::Mail {
+            self.take_mail();
+            *part = Part::Timeouts;
+        }
+        if *part == Part::Timeouts {
+            self.engine.handle_timeouts();
+            *part = Part::Deliver;
+        }
+        if *part == Part::Deliver {
+            self.engine.deliver(&self.batch.arena, &mut self.handler);
+            *part = Part::Distribute;
+        }
+        if *part == Part::Distribute {
+            self.engine.distribute();
+            *part = Part::Flush;
+        }
+        if *part == Part::Flush {
+            self.engine.flush(&mut self.driver, &self.batch.arena);
         }
     }
 
@@ -173,8 +199,24 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Delivers an event of the server itself, at once.
     fn tell(&mut self, kind: EventKind) {
         self.engine.obey(Command::Tell(Event::of_server(kind, "")));
-        self.guarded(|shard| shard.engine.deliver(&shard.batch.arena, &mut shard.handler));
+        while catch_unwind(AssertUnwindSafe(|| self.engine.deliver(&self.batch.arena, &mut self.handler)))
+            .is_err()
+        {
+            self.engine.contain_panic();
+        }
     }
+}
+
+/// A part of a turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Arrivals,
+    Receive,
+    Mail,
+    Timeouts,
+    Deliver,
+    Distribute,
+    Flush,
 }
 
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);

@@ -419,6 +419,11 @@ impl<W: World> Scene<W> {
         self.settles();
     }
 
+    /// The clock jumps, and nothing more.
+    pub fn jumps(&mut self, time: Duration) {
+        self.world.pass(time);
+    }
+
     // What must have happened.
 
     /// The client hears this next, and all of it comes.

@@ -1,6 +1,7 @@
 //! Messages both ways.
 
 use fullduplex::engine::event::{ClosedBy, EventKind};
+use fullduplex::engine::turn::Misuse;
 use fullduplex::protocol::Dialect;
 
 use super::on_every_driver;
@@ -74,6 +75,31 @@ on_every_driver! {
             for part in [&payload[1..], &payload[..19_999], &payload[..]] {
                 scene.hears(client, &[Heard::Binary(part.to_vec())]);
             }
+        }
+    }
+
+    fn a_part_of_a_text_can_be_sent_on_but_for_one_that_cuts_a_character<W: World>() {
+        let mut scene = Scene::<W>::new(&[]);
+        scene.on(|turn, event| {
+            if let EventKind::Message(kind) = event.kind {
+                let (conn, end) = (event.conn, event.payload.len());
+                for (from, to) in [(1, end), (0, end - 1), (end - 1, end), (1, 2)] {
+                    assert_eq!(turn.send(conn, kind, &event.payload[from..to]), Err(Misuse::NotUtf8));
+                }
+                // A text that follows the start of a character is none, whatever it is by itself.
+                assert!(turn.send_fragment(conn, kind, &event.payload[..1], false).is_ok());
+                assert_eq!(turn.send(conn, kind, event.payload), Err(Misuse::NotUtf8));
+                assert!(turn.send_fragment(conn, kind, &event.payload[1..2], false).is_ok());
+                assert!(turn.send(conn, kind, event.payload).is_ok());
+                assert!(turn.send(conn, kind, &event.payload[2..end - 2]).is_ok());
+            }
+        });
+        let client = scene.open(Dialect::Rfc6455);
+        // In the arena, and in memory of its own.
+        for len in [3, 5_000, 300_000] {
+            let text = ["ö", &"x".repeat(len), "ü"].concat();
+            scene.says(client, &peer::text(&text));
+            scene.hears(client, &[said(&format!("ö{text}")), said(&"x".repeat(len))]);
         }
     }
 

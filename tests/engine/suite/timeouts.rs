@@ -28,6 +28,23 @@ on_every_driver! {
         assert!(rtt_us.get().rtt_us.load(std::sync::atomic::Ordering::Relaxed) > 0);
     }
 
+    fn many_pings_at_once_go_out_in_several_turns_and_one_to_each<W: World>() {
+        let mut scene = Scene::<W>::new(&[("ping.interval", "10s")]);
+        let clients: Vec<_> = (0..600).map(|_| scene.open(Dialect::Rfc6455)).collect();
+        scene.settles();
+        scene.take_all_heard();
+        scene.jumps(seconds(11));
+        scene.turn();
+        let first = scene.take_all_heard();
+        let pinged = first.iter().filter(|heard| !heard.is_empty()).count();
+        assert!((1..=256).contains(&pinged), "{pinged} in one turn");
+        scene.settles();
+        for (client, mut heard) in clients.into_iter().zip(first) {
+            heard.extend(scene.heard(client));
+            assert!(matches!(heard[..], [Heard::Ping(_)]), "{heard:?}");
+        }
+    }
+
     fn whoever_does_not_answer_a_ping_is_cut<W: World>() {
         let mut scene = Scene::<W>::new(&[("ping.interval", "10s"), ("ping.timeout", "5s")]);
         let client = scene.open(Dialect::Rfc6455);
