@@ -21,7 +21,7 @@ pub use crate::protocol::trusted::Trusted;
 use crate::protocol::{Dialect, Versions};
 use crate::tls::{ClientAuth, OldestVersion};
 pub use value::{ListenAddress, ListenPlace, Rate, StaticFiles};
-use value::{at_least, list, more_than_zero, not_zero, path, paths, rate, size, time};
+use value::{at_least, at_most, list, more_than_zero, not_zero, path, paths, rate, size, time};
 
 /// What the embedder has set, as text and as values.
 #[derive(Clone, Debug)]
@@ -51,6 +51,14 @@ pub struct Settings {
     pub proxies: Proxies,
     pub tls: TlsOptions,
     pub backplane: BackplaneOptions,
+    pub driver: DriverOptions,
+}
+
+/// How a shard asks the kernel.
+#[derive(Clone, Debug)]
+pub struct DriverOptions {
+    /// How long to look for news before sleeping.
+    pub spin: Duration,
 }
 
 /// What carries published messages between machines.
@@ -248,6 +256,7 @@ impl Config {
                 sharded: false,
                 ca: None,
             },
+            driver: DriverOptions { spin: Duration::ZERO },
         };
         for option in &OPTIONS {
             (option.set)(&mut settings, option.default).expect("a default is a good value, as a test shows");
@@ -341,6 +350,9 @@ fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
 /// Most queues of one server.
 const QUEUES_MAX: u8 = 64;
 
+/// Longer is no wait for news any more, but a core given away.
+const SPIN_MAX: Duration = Duration::from_secs(1);
+
 /// The longest prefix of channels.
 const PREFIX_BYTES_MAX: usize = 255;
 
@@ -348,7 +360,7 @@ const PREFIX_BYTES_MAX: usize = 255;
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 49] = [
+pub static OPTIONS: [OptionSpec; 50] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -407,6 +419,17 @@ pub static OPTIONS: [OptionSpec; 49] = [
         help: "With dispatch = queue: how many queues there are, up to 64. A connection's events all come in the \
                same one.",
         set: |settings, value| put(&mut settings.queues, within(1..=QUEUES_MAX, value)),
+    },
+    OptionSpec {
+        name: "poll.spin",
+        kind: "time",
+        default: "0",
+        live: false,
+        help: "After the last news a thread keeps looking for more for so long before it sleeps: a round trip is a \
+               few times faster, and the thread takes a whole core meanwhile. At most 1s.",
+        set: |settings, value| {
+            put(&mut settings.driver.spin, time(value).and_then(|time| at_most(SPIN_MAX, time)))
+        },
     },
     OptionSpec {
         name: "versions",
@@ -960,6 +983,18 @@ mod tests {
             assert_eq!(config.set_live(fixed, ""), Err(LiveError::Fixed));
         }
         assert!(matches!(config.set_live("max.mesage", "1k"), Err(LiveError::Config(_))));
+    }
+
+    #[test]
+    fn a_thread_looks_for_news_for_a_second_at_most() {
+        let mut config = Config::new();
+        config.set("poll.spin", "50us").unwrap();
+        assert_eq!(config.settings().driver.spin, Duration::from_micros(50));
+        config.set("poll.spin", "1s").unwrap();
+        for bad in ["2s", "1001ms", "50", "on"] {
+            assert!(config.set("poll.spin", bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(config.get("poll.spin").unwrap(), "1s");
     }
 
     #[test]

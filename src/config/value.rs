@@ -146,6 +146,10 @@ pub(super) fn at_least(bytes_min: usize, bytes: usize) -> Result<usize, String> 
     if bytes < bytes_min { Err(format!("must be at least {bytes_min}")) } else { Ok(bytes) }
 }
 
+pub(super) fn at_most(time_max: Duration, time: Duration) -> Result<Duration, String> {
+    if time > time_max { Err(format!("must be at most {time_max:?}")) } else { Ok(time) }
+}
+
 impl FromStr for ListenAddress {
     type Err = String;
 

@@ -29,12 +29,16 @@ use socket2::SockRef;
 use super::listen::ListenSocket;
 use super::{Accepted, Batch, Completion, Driver, Endpoint, Wake};
 use crate::buffer::Buffer;
+use crate::config::DriverOptions;
 use crate::id::{Slot, Time};
 
 pub struct MioDriver {
     /// When the last wait ended. The next one begins moments later and counts from here, so
     /// that a turn reads the clock once.
     now: Time,
+    /// Before it sleeps a wait keeps looking, until so long after the last news.
+    spin: Duration,
+    news_at: Time,
     poll: Poll,
     events: Events,
     waker: Arc<MioWaker>,
@@ -213,11 +217,13 @@ impl Connection {
 }
 
 impl MioDriver {
-    pub fn new() -> io::Result<Self> {
+    pub fn new(options: &DriverOptions) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(MioWaker(Waker::new(poll.registry(), WAKER)?));
         Ok(Self {
             now: clock(),
+            spin: options.spin,
+            news_at: Time::default(),
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             waker,
@@ -233,10 +239,33 @@ impl MioDriver {
 
     /// Asks the kernel until something happens or the time has come.
     fn poll(&mut self, until: Time) -> io::Result<()> {
+        if self.spin > Duration::ZERO {
+            return self.spin_and_poll(until);
+        }
         let timeout = if until == Time::NEVER { None } else { Some(until.since(self.now)) };
         let polled = self.poll.poll(&mut self.events, timeout);
         self.now = clock();
         polled
+    }
+
+    fn spin_and_poll(&mut self, until: Time) -> io::Result<()> {
+        let asleep_at = self.news_at.after(self.spin);
+        loop {
+            let timeout = match until {
+                _ if self.now < asleep_at => Some(Duration::ZERO),
+                Time::NEVER => None,
+                until => Some(until.since(self.now)),
+            };
+            let polled = self.poll.poll(&mut self.events, timeout);
+            self.now = clock();
+            if !self.events.is_empty() {
+                self.news_at = self.now;
+            }
+            let is_over = !self.events.is_empty() || self.now >= until || timeout != Some(Duration::ZERO);
+            if is_over || polled.is_err() {
+                return polled;
+            }
+        }
     }
 
     /// Takes what the kernel reports into the state of listeners and connections. With `reads` each
@@ -636,6 +665,8 @@ mod tests {
 
     use super::*;
 
+    const OPTIONS: DriverOptions = DriverOptions { spin: Duration::ZERO };
+
     /// The driver listens here.
     fn listens(driver: &mut MioDriver) -> SocketAddr {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -670,7 +701,7 @@ mod tests {
             listener.set_nonblocking(true).unwrap();
             SockRef::from(&listener).set_tcp_nodelay(gives).unwrap();
             let address = listener.local_addr().unwrap();
-            let mut driver = MioDriver::new().unwrap();
+            let mut driver = MioDriver::new(&OPTIONS).unwrap();
             driver.listen(0, listener.into(), false).unwrap();
             let (_peer, stream) = accepted(&mut driver, address, b"hello");
             assert!(stream.sock().tcp_nodelay().unwrap());
@@ -679,7 +710,7 @@ mod tests {
 
     #[test]
     fn each_connection_is_read_once_a_wait_also_in_the_slot_of_one_that_was_to_be_read_again() {
-        let mut driver = MioDriver::new().unwrap();
+        let mut driver = MioDriver::new(&OPTIONS).unwrap();
         let address = listens(&mut driver);
         let (_first, stream) = accepted(&mut driver, address, &[7; 2 * READ_BYTES_MIN]);
         let (_second, next_stream) = accepted(&mut driver, address, b"hello");
@@ -704,7 +735,7 @@ mod tests {
 
     #[test]
     fn of_a_long_message_after_another_only_the_beginning_is_read_before_there_is_memory_for_it() {
-        let mut driver = MioDriver::new().unwrap();
+        let mut driver = MioDriver::new(&OPTIONS).unwrap();
         let address = listens(&mut driver);
         let (_peer, stream) = accepted(&mut driver, address, &[7; 3 * LONG_BEGINNING_BYTES]);
         driver.adopt(0, stream).unwrap();
@@ -718,5 +749,40 @@ mod tests {
         waits(&mut driver, &mut batch, |batch| !batch.completions.is_empty());
         let told = &batch.completions;
         assert!(matches!(told[..], [Completion::Received { len: LONG_BEGINNING_BYTES, .. }]), "{told:?}");
+    }
+
+    /// A driver that has just had news and keeps looking for more for an hour.
+    fn looking() -> MioDriver {
+        let mut driver =
+            MioDriver::new(&DriverOptions { spin: Duration::from_secs(3600), ..OPTIONS }).unwrap();
+        driver.waker().wake();
+        driver.wait(Time::NEVER, &mut Batch::new(ARENA_BYTES)).unwrap();
+        driver
+    }
+
+    #[test]
+    fn who_keeps_looking_sees_a_wake_from_another_thread_and_what_has_come() {
+        let mut driver = looking();
+        let waker = driver.waker();
+        let thread = std::thread::Builder::new().spawn(move || waker.wake()).unwrap();
+        driver.wait(Time::NEVER, &mut Batch::new(ARENA_BYTES)).unwrap();
+        thread.join().unwrap();
+
+        let address = listens(&mut driver);
+        let (_peer, stream) = accepted(&mut driver, address, b"hello");
+        driver.adopt(0, stream).unwrap();
+        let mut batch = Batch::new(ARENA_BYTES);
+        driver.wait(Time::NEVER, &mut batch).unwrap();
+        assert!(matches!(batch.completions[..], [Completion::Received { len: 5, .. }]));
+    }
+
+    #[test]
+    fn who_keeps_looking_does_not_miss_the_time_to_stop() {
+        let mut driver = looking();
+        let end = driver.now().after(Duration::from_millis(5));
+        driver.wait(end, &mut Batch::new(ARENA_BYTES)).unwrap();
+        assert!(driver.now() >= end);
+        // What is due already is due at once.
+        driver.wait(Time::default(), &mut Batch::new(ARENA_BYTES)).unwrap();
     }
 }

@@ -240,8 +240,10 @@ impl Server {
             self.check_certificate(&listen.text)?;
         }
         let shards = self.tables.len();
-        let mut drivers: Vec<MioDriver> =
-            (0..shards).map(|_| MioDriver::new()).collect::<io::Result<_>>().map_err(StartError::Driver)?;
+        let mut drivers: Vec<MioDriver> = (0..shards)
+            .map(|_| MioDriver::new(&settings.driver))
+            .collect::<io::Result<_>>()
+            .map_err(StartError::Driver)?;
         let (mut ports, mut open) = (Vec::new(), BTreeMap::new());
         for listen in &settings.listen {
             let failed = |error| StartError::Listen { address: listen.text.clone(), error };

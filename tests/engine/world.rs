@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use fullduplex::buffer::Buffer;
+use fullduplex::config::DriverOptions;
 use fullduplex::driver::listen::ListenSocket;
 use fullduplex::driver::mio::MioDriver;
 use fullduplex::driver::sim::{Faults, Kernel, SimClient, SimDriver};
@@ -143,7 +144,7 @@ impl World for MioWorld {
     }
 
     fn driver(&mut self) -> Self::Driver {
-        let mut driver = MioDriver::new().unwrap();
+        let mut driver = MioDriver::new(&DriverOptions { spin: Duration::ZERO }).unwrap();
         if let Some(listener) = self.listener.take() {
             driver.listen(0, listener.into(), self.is_secure).unwrap();
         }
