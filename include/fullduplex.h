@@ -590,7 +590,7 @@ const char *fdx_version_string(void);
 int32_t fdx_check_abi(uint32_t abi);
 
 // Is a feature in this build? "tls", "deflate", "hixie", "redis" … 1 or 0. [any] NULL is no
-// feature.
+// feature. "io_uring": in this build, and allowed by the kernel and to this process.
 //
 // Required:
 // `feature` is null or ends with NUL.

@@ -59,6 +59,8 @@ pub struct Settings {
 pub struct DriverOptions {
     /// How long to look for news before sleeping.
     pub spin: Duration,
+    /// From so many sends in a turn on, io_uring takes them all at once; `usize::MAX`: never.
+    pub sends_together_min: usize,
 }
 
 /// What carries published messages between machines.
@@ -256,7 +258,7 @@ impl Config {
                 sharded: false,
                 ca: None,
             },
-            driver: DriverOptions { spin: Duration::ZERO },
+            driver: DriverOptions { spin: Duration::ZERO, sends_together_min: 0 },
         };
         for option in &OPTIONS {
             (option.set)(&mut settings, option.default).expect("a default is a good value, as a test shows");
@@ -350,6 +352,9 @@ fn find(key: &str) -> Result<&'static OptionSpec, ConfigError> {
 /// Most queues of one server.
 const QUEUES_MAX: u8 = 64;
 
+/// With fewer sends in a turn, one call for all is no cheaper than one for each.
+const SENDS_TOGETHER_MIN: usize = 32;
+
 /// Longer is no wait for news any more, but a core given away.
 const SPIN_MAX: Duration = Duration::from_secs(1);
 
@@ -360,7 +365,7 @@ const PREFIX_BYTES_MAX: usize = 255;
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// The option table, in the order of the README.
-pub static OPTIONS: [OptionSpec; 50] = [
+pub static OPTIONS: [OptionSpec; 51] = [
     OptionSpec {
         name: "listen",
         kind: "address, may repeat",
@@ -419,6 +424,22 @@ pub static OPTIONS: [OptionSpec; 50] = [
         help: "With dispatch = queue: how many queues there are, up to 64. A connection's events all come in the \
                same one.",
         set: |settings, value| put(&mut settings.queues, within(1..=QUEUES_MAX, value)),
+    },
+    OptionSpec {
+        name: "io_uring",
+        kind: "auto | off",
+        default: "auto",
+        live: false,
+        help: "auto: sends to many connections at once, as fdx_publish makes them, go to the kernel with one system \
+               call, where it has io_uring and nobody forbids it. off: each is a system call.",
+        set: |settings, value| {
+            settings.driver.sends_together_min = match value {
+                "auto" => SENDS_TOGETHER_MIN,
+                "off" => usize::MAX,
+                _ => return Err("expected auto or off".to_string()),
+            };
+            Ok(())
+        },
     },
     OptionSpec {
         name: "poll.spin",

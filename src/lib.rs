@@ -3,8 +3,9 @@
 //! The product is the C library in `ffi`; the layers below it are public for the tests and the
 //! fuzzers, and promise nothing to others. Bottom-up, each may use those before it:
 
-// The fence: `unsafe` lives in `ffi` alone. A second one is opened only with a measurement that
-// pays for it, and has its line here.
+// The fence: `unsafe` lives in `ffi` and in `driver/uring.rs`, which pays for it where many are sent
+// something at once (ARCHITECTURE.md, "Measured"). Another one is opened only with such a measurement,
+// and has its line here.
 #![deny(unsafe_code)]
 
 pub mod backplane;

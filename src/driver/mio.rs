@@ -27,7 +27,8 @@ use rustix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
 
 use super::listen::ListenSocket;
-use super::{Accepted, Batch, Completion, Driver, Endpoint, Wake};
+use super::uring::SendRing;
+use super::{Accepted, Batch, Completion, Driver, Endpoint, Sends, Sent, Wake};
 use crate::buffer::Buffer;
 use crate::config::DriverOptions;
 use crate::id::{Slot, Time};
@@ -54,6 +55,9 @@ pub struct MioDriver {
     lent: HashMap<Slot, Lent>,
     /// Connections that the kernel has something for.
     ready: VecDeque<Slot>,
+    /// For many sends at once, from so many on.
+    ring: SendRing,
+    sends_together_min: usize,
 }
 
 struct Listener {
@@ -234,6 +238,8 @@ impl MioDriver {
             connections: Vec::new(),
             lent: HashMap::new(),
             ready: VecDeque::new(),
+            ring: SendRing::default(),
+            sends_together_min: options.sends_together_min,
         })
     }
 
@@ -358,6 +364,12 @@ impl MioDriver {
 impl Driver for MioDriver {
     type Socket = Stream;
 
+    fn begin(&mut self) {
+        if self.sends_together_min != usize::MAX {
+            self.ring = SendRing::open();
+        }
+    }
+
     fn now(&self) -> Time {
         self.now
     }
@@ -417,6 +429,30 @@ impl Driver for MioDriver {
         };
         connection.facts.set(Facts::SENDING, is_short(&sent, offered));
         sent
+    }
+
+    fn sends_together_min(&self) -> usize {
+        if self.ring.is_off() { usize::MAX } else { self.sends_together_min }
+    }
+
+    fn send_each(&mut self, sends: &Sends<'_>, sent: &mut Vec<Sent>) {
+        let answers = self.ring.send_each(sends.iter().map(|(slot, chunks)| {
+            let connection =
+                self.connections[slot as usize].as_ref().expect("only an adopted connection sends");
+            (connection.stream.sock(), chunks)
+        }));
+        for ((slot, chunks), answer) in sends.iter().zip(answers) {
+            let result = match answer.map(|answer| usize::try_from(answer).map_err(|_| -answer)) {
+                Some(Ok(len)) => Ok(len),
+                Some(Err(code)) if !NOT_SENT.contains(&code) => Err(io::Error::from_raw_os_error(code)),
+                _ => self.send(slot, chunks),
+            };
+            let one = Sent::new(slot, chunks, result);
+            if let Some(connection) = self.connection(slot) {
+                connection.facts.set(Facts::SENDING, is_short(&one.result, one.offered));
+            }
+            sent.push(one);
+        }
     }
 
     fn lend(&mut self, slot: Slot, buffer: Buffer, len: usize) {
@@ -652,6 +688,9 @@ const ACCEPTS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const WAKER: Token = Token(usize::MAX);
 const FIRST_LISTENER: Token = Token(usize::MAX - 1);
+/// What io_uring says of its own: a `send` to a stream does not, or says it again.
+const NOT_SENT: [i32; 6] =
+    [libc::EINVAL, libc::EOPNOTSUPP, libc::ECANCELED, libc::EACCES, libc::EPERM, libc::EBADF];
 /// A host with SIGPIPE at its default would die of a peer that left.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL;
@@ -664,8 +703,9 @@ mod tests {
     use std::net::{SocketAddr, TcpStream as Peer};
 
     use super::*;
+    use crate::driver::uring;
 
-    const OPTIONS: DriverOptions = DriverOptions { spin: Duration::ZERO };
+    const OPTIONS: DriverOptions = DriverOptions { spin: Duration::ZERO, sends_together_min: usize::MAX };
 
     /// The driver listens here.
     fn listens(driver: &mut MioDriver) -> SocketAddr {
@@ -749,6 +789,17 @@ mod tests {
         waits(&mut driver, &mut batch, |batch| !batch.completions.is_empty());
         let told = &batch.completions;
         assert!(matches!(told[..], [Completion::Received { len: LONG_BEGINNING_BYTES, .. }]), "{told:?}");
+    }
+
+    #[test]
+    fn many_sends_go_together_where_that_is_to_be_had_and_wanted() {
+        let begun = |sends_together_min| {
+            let mut driver = MioDriver::new(&DriverOptions { sends_together_min, ..OPTIONS }).unwrap();
+            driver.begin();
+            driver.sends_together_min()
+        };
+        assert_eq!(begun(3), if uring::is_there() { 3 } else { usize::MAX });
+        assert_eq!(begun(usize::MAX), usize::MAX);
     }
 
     /// A driver that has just had news and keeps looking for more for an hour.

@@ -8,6 +8,22 @@ pub mod listen;
 pub mod mio;
 pub mod outbox;
 pub mod sim;
+// The architectures that the crate io-uring knows.
+#[cfg_attr(
+    not(all(
+        target_os = "linux",
+        any(
+            target_arch = "x86_64",
+            target_arch = "aarch64",
+            target_arch = "riscv64",
+            target_arch = "loongarch64",
+            target_arch = "powerpc64"
+        )
+    )),
+    path = "no_uring.rs"
+)]
+#[allow(unsafe_code)]
+pub mod uring;
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -25,6 +41,9 @@ pub trait Driver {
     type Socket: Send + 'static;
 
     fn now(&self) -> Time;
+
+    /// Comes before the first wait, from the thread of all waits.
+    fn begin(&mut self);
 
     /// Waits until something happens, `wake` is called or the time has come, and reads what
     /// there is to read, within the batch's memory: once from each connection, since what follows
@@ -45,6 +64,19 @@ pub trait Driver {
     /// Writes what the kernel takes now. When that is not all, [`Completion::Sendable`] follows
     /// as soon as there is room. `chunks` is never empty.
     fn send(&mut self, slot: Slot, chunks: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// From so many connections on that have something to send, [`Driver::send_each`] is cheaper
+    /// than a `send` to each.
+    fn sends_together_min(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Does what `send` does for several connections, and tells in `sent` what came of each.
+    fn send_each(&mut self, sends: &Sends<'_>, sent: &mut Vec<Sent>) {
+        for (slot, chunks) in sends.iter() {
+            sent.push(Sent::new(slot, chunks, self.send(slot, chunks)));
+        }
+    }
 
     /// The next bytes of this connection, at most `len`, go to the end of `buffer` and come
     /// back with it in [`Completion::Filled`].
@@ -72,6 +104,67 @@ pub trait Driver {
 
     /// Ends all listening.
     fn stop_listening(&mut self);
+}
+
+/// What is to be sent to several connections, once to each.
+pub struct Sends<'a> {
+    slices: [IoSlice<'a>; SLICES_MAX],
+    /// Each connection, and where its slices end.
+    ends: [(Slot, usize); SENDS_MAX],
+    count: usize,
+}
+
+/// What came of one of several sends.
+pub struct Sent {
+    pub slot: Slot,
+    pub offered: usize,
+    pub result: io::Result<usize>,
+}
+
+impl<'a> Sends<'a> {
+    /// False: it has no room left for these.
+    pub fn push(&mut self, slot: Slot, chunks: &[IoSlice<'a>]) -> bool {
+        let start = self.start_of(self.count);
+        let room = &mut self.slices[start..];
+        if self.count == SENDS_MAX || room.len() < chunks.len() {
+            return false;
+        }
+        room[..chunks.len()].copy_from_slice(chunks);
+        self.ends[self.count] = (slot, start + chunks.len());
+        self.count += 1;
+        true
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &[IoSlice<'a>])> {
+        (0..self.count).map(|index| {
+            let (slot, end) = self.ends[index];
+            (slot, &self.slices[self.start_of(index)..end])
+        })
+    }
+
+    fn start_of(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.ends[before].1)
+    }
+}
+
+impl Default for Sends<'_> {
+    fn default() -> Self {
+        Self { slices: [IoSlice::new(&[]); SLICES_MAX], ends: [(0, 0); SENDS_MAX], count: 0 }
+    }
+}
+
+impl Sent {
+    fn new(slot: Slot, chunks: &[IoSlice<'_>], result: io::Result<usize>) -> Self {
+        Self { slot, offered: chunks.iter().map(|chunk| chunk.len()).sum(), result }
+    }
 }
 
 /// Ends a wait. Calls that come before the wait count, too.
@@ -159,3 +252,8 @@ impl fmt::Display for Endpoint {
         }
     }
 }
+
+/// So many sends are told of at once.
+pub const SENDS_MAX: usize = 64;
+/// With so many slices in all; a head and a long payload are two.
+const SLICES_MAX: usize = 2 * SENDS_MAX;

@@ -142,6 +142,7 @@ impl Kernel {
             // As on a machine that has run for a while.
             now: Time(1_000_000),
             nap_max: NAP_MAX,
+            sends_together_min: 1,
             listeners: Vec::new(),
             is_secure: false,
             next_listener: 0,
@@ -223,6 +224,11 @@ impl Kernel {
     /// How long a wait lasts at most when nothing happens. `Duration::MAX`: until its time.
     pub fn set_nap_max(&self, nap_max: Duration) {
         self.lock().nap_max = nap_max;
+    }
+
+    /// From how many sends on they are made together; `usize::MAX`: never.
+    pub fn set_sends_together_min(&self, sends_together_min: usize) {
+        self.lock().sends_together_min = sends_together_min;
     }
 
     /// Connections that the server has not closed, and those it has not accepted.
@@ -474,6 +480,8 @@ impl Dice {
 impl Driver for SimDriver {
     type Socket = SimSocket;
 
+    fn begin(&mut self) {}
+
     fn now(&self) -> Time {
         self.kernel.now()
     }
@@ -599,6 +607,10 @@ impl Driver for SimDriver {
         adopted.sending = taken < offered;
         state.note(adopted.connection, || format!("{taken} of {offered} sent"));
         if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+    }
+
+    fn sends_together_min(&self) -> usize {
+        self.kernel.lock().sends_together_min
     }
 
     fn lend(&mut self, slot: Slot, buffer: Buffer, len: usize) {
@@ -837,6 +849,7 @@ struct State {
     faults: Faults,
     now: Time,
     nap_max: Duration,
+    sends_together_min: usize,
     /// One for each driver.
     listeners: Vec<Listener>,
     is_secure: bool,

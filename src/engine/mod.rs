@@ -30,7 +30,7 @@ use std::time::Duration;
 use crate::buffer::Buffer;
 use crate::config::{SendLimits, Settings, WhenFull};
 use crate::driver::outbox::Spares;
-use crate::driver::{Completion, Driver};
+use crate::driver::{Completion, Driver, Sent};
 use crate::id::{ConnId, Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::deflate::{Deflaters, Inflation, Wish};
@@ -83,6 +83,8 @@ pub struct Engine {
     dirty: Vec<Slot>,
     /// How many of those were looked at in this flush.
     flushed: usize,
+    /// Sends made together whose outcome is not in the outboxes yet.
+    sent: Vec<Sent>,
     /// Connections that have more to write, or more requests to answer, than one turn's share.
     unfinished: Vec<Slot>,
     /// Replies of this turn that another request has followed.
@@ -265,6 +267,7 @@ impl Engine {
             last_changes: HashMap::new(),
             dirty: Vec::new(),
             flushed: 0,
+            sent: Vec::new(),
             unfinished: Vec::new(),
             replies_in_turn: 0,
             downloads_in_turn: 0,
@@ -552,8 +555,18 @@ impl Engine {
             self.busy_at = self.now;
             self.has_spares = true;
         }
+        // What a panic has left.
+        self.take_sent_together(driver);
+        let (mut together_min, mut sent_ahead) = (driver.sends_together_min(), 0);
         // Ever the next: a flush can make others dirty, and after a panic this goes on.
         while let Some(&slot) = self.dirty.get(self.flushed) {
+            if sent_ahead == 0 && self.dirty.len() - self.flushed >= together_min {
+                sent_ahead = self.send_together(driver, arena, together_min);
+                if sent_ahead == 0 {
+                    together_min = usize::MAX;
+                }
+            }
+            sent_ahead = sent_ahead.saturating_sub(1);
             self.flushed += 1;
             self.current = Some(slot);
             if !self.flush_short(slot, driver) {

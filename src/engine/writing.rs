@@ -13,8 +13,8 @@ use super::table::charge;
 use super::turn::Message;
 use super::{Engine, entry_of};
 use crate::buffer::{Buffer, copied};
-use crate::driver::Driver;
 use crate::driver::outbox::{Outbox, Spares};
+use crate::driver::{Driver, Sends, Sent};
 use crate::id::{ConnId, Slot, Time};
 use crate::protocol::close::{CloseCode, CloseFrame};
 use crate::protocol::deflate::{Agreement, Deflater, Deflaters, Wish, window_index};
@@ -294,6 +294,7 @@ impl Engine {
         };
         connection.flags.remove(Flags::DIRTY);
         let offered = bytes.len();
+        // Perhaps it was sent together with others.
         let sent = if offered == 0 { Ok(0) } else { driver.send(slot, &[IoSlice::new(bytes)]) };
         if !matches!(sent, Ok(len) if len == offered) {
             if let Err(error) = self.take_sent(slot, sent, offered) {
@@ -359,6 +360,46 @@ impl Engine {
                 return self.release(slot, driver, false);
             }
             self.begin_lingering(slot);
+        }
+    }
+
+    /// Sends what is in the outboxes of the next of those that the flush must look at, to many with
+    /// one call; with the rest that is to be done about them the flush goes on. How many are these?
+    /// 0: too few have anything to send.
+    pub(super) fn send_together<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        arena: &[u8],
+        together_min: usize,
+    ) -> usize {
+        let mut sends = Sends::default();
+        let mut looked_at = 0;
+        for &slot in &self.dirty[self.flushed..] {
+            let connection = &self.connections[slot as usize];
+            // What is to be sealed, or is not said by an open connection, has ways of its own.
+            let is_plain = connection.stage.is_open() && connection.is_plain();
+            let outbox = connection.outbox.as_ref().filter(|outbox| !outbox.is_blocked && !outbox.is_empty());
+            if let Some(outbox) = outbox.filter(|_| is_plain) {
+                if !outbox.with_slices(arena, |slices| sends.push(slot, slices)) {
+                    break;
+                }
+            }
+            looked_at += 1;
+        }
+        if sends.len() < together_min {
+            return 0;
+        }
+        driver.send_each(&sends, &mut self.sent);
+        self.take_sent_together(driver);
+        looked_at
+    }
+
+    pub(super) fn take_sent_together<D: Driver>(&mut self, driver: &mut D) {
+        while let Some(Sent { slot, offered, result }) = self.sent.pop() {
+            self.current = Some(slot);
+            if let Err(error) = self.take_sent(slot, result, offered) {
+                self.broken_in_flush(slot, driver, error.kind());
+            }
         }
     }
 

@@ -535,13 +535,13 @@ fn count_forks() -> u32 {
 /// Signals are the host's business: threads started meanwhile inherit the mask and get none but those that a
 /// thread raises itself by a faulty instruction. While such a one is blocked the kernel ends the process
 /// instead of asking its handler, out of which a managed runtime makes its null reference exception.
-struct SignalsBlocked {
+pub(super) struct SignalsBlocked {
     #[cfg(unix)]
     before: libc::sigset_t,
 }
 
 impl SignalsBlocked {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         #[cfg(unix)]
         // SAFETY: both sets are initialised by the calls before they are read.
         unsafe {

@@ -2,7 +2,9 @@
 
 use std::ffi::{CStr, c_char};
 
+use super::server::SignalsBlocked;
 use super::{c_text, guard, guard_or};
+use crate::driver::uring;
 
 pub const FDX_VERSION_MAJOR: u32 = 0;
 pub const FDX_VERSION_MINOR: u32 = 1;
@@ -34,13 +36,20 @@ pub extern "C" fn fdx_check_abi(abi: u32) -> i32 {
 }
 
 /// Is a feature in this build? "tls", "deflate", "hixie", "redis" … 1 or 0. [any] NULL is no
-/// feature.
+/// feature. "io_uring": in this build, and allowed by the kernel and to this process.
 ///
 /// # Safety
 /// `feature` is null or ends with NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fdx_has(feature: *const c_char) -> i32 {
-    let is_there = |name: &str| matches!(name, "deflate" | "hixie" | "redis" | "tls");
+    let is_there = |name: &str| match name {
+        "deflate" | "hixie" | "redis" | "tls" => true,
+        "io_uring" => {
+            let _signals = SignalsBlocked::new();
+            uring::is_there()
+        }
+        _ => false,
+    };
     // SAFETY: promised by the caller.
     guard(|| Ok(i32::from(unsafe { c_text(feature) }.is_ok_and(is_there))))
 }

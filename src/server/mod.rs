@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -183,11 +183,12 @@ impl Server {
             threads.push(spawned.map_err(StartError::Thread)?);
         }
         let others = threads.len();
+        let (begun, all_begun) = mpsc::channel();
         for (index, shard) in shards.into_iter().enumerate() {
-            let server = self.clone();
+            let (server, begun) = (self.clone(), begun.clone());
             let spawned = thread::Builder::new()
                 .name(format!("fullduplex-{index}"))
-                .spawn(move || server.run_shard(shard));
+                .spawn(move || server.run_shard(shard, begun));
             match spawned {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
@@ -204,12 +205,15 @@ impl Server {
                 }
             }
         }
+        // It ends when each has dropped its sender. A server that has started has what it takes.
+        drop(begun);
+        all_begun.iter().for_each(drop);
         *phase = Phase::Running;
         Ok(())
     }
 
     /// Starts without threads: gives the shards on these drivers, one for each of the option
-    /// `threads`, to a caller who takes their turns. So a test runs a whole server on a
+    /// `threads`, to a caller who takes their turns, in this thread. So a test runs a whole server on a
     /// simulated kernel.
     pub fn start_on<D: Driver, H: Handler>(
         &self,
@@ -220,7 +224,8 @@ impl Server {
         if *phase != Phase::New {
             return Err(StartError::Phase("the server was started already"));
         }
-        let shards = self.shards_on(drivers, handler, self.pages()?, self.acceptor()?);
+        let mut shards = self.shards_on(drivers, handler, self.pages()?, self.acceptor()?);
+        shards.iter_mut().for_each(Shard::begin);
         self.shards_left.store(shards.len(), SeqCst);
         *phase = Phase::Running;
         Ok(shards)
@@ -345,8 +350,10 @@ impl Server {
         shards
     }
 
-    fn run_shard<H: Handler>(&self, shard: Shard<MioDriver, H>) {
+    fn run_shard<H: Handler>(&self, mut shard: Shard<MioDriver, H>, begun: mpsc::Sender<()>) {
         OWN_SERVER.set(std::ptr::from_ref(self) as usize);
+        shard.begin();
+        drop(begun);
         shard.run(|| self.shards_left.fetch_sub(1, SeqCst) == 1);
         if self.shards_left.load(SeqCst) == 0 {
             // What was published until now is still handed over.

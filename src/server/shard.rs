@@ -53,6 +53,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.spread_over = mailboxes;
     }
 
+    /// What the shard's thread has to do before it may be said that the server has started.
+    pub fn begin(&mut self) {
+        self.driver.begin();
+    }
+
     /// The whole life of the shard's thread, up to its last event.
     pub fn run(mut self, is_last: impl FnOnce() -> bool) {
         self.tell(EventKind::ThreadStart);

@@ -197,6 +197,7 @@ impl Setup {
             tables.push(table);
             mailboxes.push(mailbox);
         }
+        shards.iter_mut().for_each(Shard::begin);
         if self.shards > 1 {
             shards[0].spread_over(mailboxes.clone());
         }

@@ -208,6 +208,9 @@ impl Conversation {
         if plan.is_secure {
             kernel.set_secure();
         }
+        if seed % 2 == 0 {
+            kernel.set_sends_together_min(usize::MAX);
+        }
         let longest = *dice.pick(if plan.is_large { &["100k", "1m"] } else { &["100", "1k", "1m"] });
         let longest = if plan.is_peaceful { "1m" } else { longest };
         let [settings, other_settings] =
@@ -274,7 +277,8 @@ impl Conversation {
         let shared = Rc::new(RefCell::new(shared));
         let arena_bytes = *dice.pick(&[64, 4096, 512 * 1024, 512 * 1024]);
         let arena_bytes = if plan.is_large { 512 * 1024 } else { arena_bytes };
-        let shard = Shard::new(driver, engine, mailbox.clone(), Embedder(shared.clone()), arena_bytes);
+        let mut shard = Shard::new(driver, engine, mailbox.clone(), Embedder(shared.clone()), arena_bytes);
+        shard.begin();
         // Answers to Pings, a 101 and last words come on top of the messages.
         let high_water = settings.send.high_water_bytes.max(other_settings.send.high_water_bytes);
         let on_top = high_water.max(16 * 1024) + 8 * 1024;

@@ -222,8 +222,18 @@ fn a_stop_survives_every_bad_answer() {
     });
 }
 
-/// Holds a conversation with every answer of the kernel gone bad once, in every way.
+/// Holds a conversation with every answer of the kernel gone bad once, in every way: with one send after
+/// the other, and with all of a turn together.
 fn tortured(setup: &dyn Fn() -> Setup, hold: &dyn Fn(&mut Sim)) {
+    for sends_together_min in [usize::MAX, 1] {
+        tortured_with(setup, &|scene| {
+            scene.world.kernel.set_sends_together_min(sends_together_min);
+            hold(scene);
+        });
+    }
+}
+
+fn tortured_with(setup: &dyn Fn() -> Setup, hold: &dyn Fn(&mut Sim)) {
     let (peaceful, none) = held(setup, hold, 0, 0);
     assert_eq!(none, None);
     let mut calls = BTreeSet::new();

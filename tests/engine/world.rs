@@ -1,5 +1,5 @@
-//! The two kernels that the same tests run on: one simulated, one real over the loopback. With TLS
-//! they are worlds of their own, see `secure`.
+//! The kernels that the same tests run on: one simulated, and the real one over the loopback, sent to by
+//! a call for each connection or by io_uring. With TLS they are worlds of their own, see `secure`.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use fullduplex::config::DriverOptions;
 use fullduplex::driver::listen::ListenSocket;
 use fullduplex::driver::mio::MioDriver;
 use fullduplex::driver::sim::{Faults, Kernel, SimClient, SimDriver};
-use fullduplex::driver::{Batch, Driver, Wake};
+use fullduplex::driver::{Batch, Driver, Sends, Sent, Wake};
 use fullduplex::id::{Slot, Time};
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -112,7 +112,11 @@ impl Wire for SimClient {
     }
 }
 
-pub struct MioWorld {
+pub type MioWorld = LoopbackWorld<{ usize::MAX }>;
+/// Where there is no io_uring it is as the one before.
+pub type RingWorld = LoopbackWorld<1>;
+
+pub struct LoopbackWorld<const SENDS_TOGETHER_MIN: usize> {
     listener: Option<TcpListener>,
     address: SocketAddr,
     buffer_bytes: Option<usize>,
@@ -120,7 +124,7 @@ pub struct MioWorld {
     ahead_us: Arc<AtomicU64>,
 }
 
-impl World for MioWorld {
+impl<const SENDS_TOGETHER_MIN: usize> World for LoopbackWorld<SENDS_TOGETHER_MIN> {
     type Driver = JumpingClock<MioDriver>;
     type Wire = TcpStream;
 
@@ -144,11 +148,12 @@ impl World for MioWorld {
     }
 
     fn driver(&mut self) -> Self::Driver {
-        let mut driver = MioDriver::new(&DriverOptions { spin: Duration::ZERO }).unwrap();
+        let options = DriverOptions { spin: Duration::ZERO, sends_together_min: SENDS_TOGETHER_MIN };
+        let mut driver = MioDriver::new(&options).unwrap();
         if let Some(listener) = self.listener.take() {
             driver.listen(0, listener.into(), self.is_secure).unwrap();
         }
-        JumpingClock { driver, ahead_us: self.ahead_us.clone() }
+        JumpingClock { driver, ahead_us: self.ahead_us.clone(), has_begun: false }
     }
 
     fn connect(&mut self) -> TcpStream {
@@ -193,16 +198,23 @@ impl Wire for TcpStream {
 pub struct JumpingClock<D> {
     driver: D,
     ahead_us: Arc<AtomicU64>,
+    has_begun: bool,
 }
 
 impl<D: Driver> Driver for JumpingClock<D> {
     type Socket = D::Socket;
+
+    fn begin(&mut self) {
+        self.driver.begin();
+        self.has_begun = true;
+    }
 
     fn now(&self) -> Time {
         Time(self.driver.now().0 + self.ahead_us.load(SeqCst))
     }
 
     fn wait(&mut self, until: Time, batch: &mut Batch<D::Socket>) -> io::Result<()> {
+        assert!(self.has_begun, "without, the driver has no ring");
         let until = until.0.saturating_sub(self.ahead_us.load(SeqCst));
         let soon = self.driver.now().after(WAIT_MAX);
         self.driver.wait(Time(until).min(soon), batch)
@@ -218,6 +230,14 @@ impl<D: Driver> Driver for JumpingClock<D> {
 
     fn send(&mut self, slot: Slot, chunks: &[IoSlice<'_>]) -> io::Result<usize> {
         self.driver.send(slot, chunks)
+    }
+
+    fn sends_together_min(&self) -> usize {
+        self.driver.sends_together_min()
+    }
+
+    fn send_each(&mut self, sends: &Sends<'_>, sent: &mut Vec<Sent>) {
+        self.driver.send_each(sends, sent);
     }
 
     fn lend(&mut self, slot: Slot, buffer: Buffer, len: usize) {

@@ -16,7 +16,8 @@ mod timeouts;
 mod topics;
 mod unread;
 
-/// Makes of each function a test on the simulated kernel, one on the real, and one with TLS.
+/// Makes of each function a test on the simulated kernel, two on the real, one of them with io_uring, and
+/// one with TLS.
 macro_rules! on_every_driver {
     ($($(#[$attribute:meta])* fn $name:ident<W: World>() $body:block)*) => {
         $($(#[$attribute])* fn $name<W: World>() $body)*
@@ -27,6 +28,10 @@ macro_rules! on_every_driver {
 
         mod on_mio {
             $(#[test] fn $name() { super::$name::<crate::world::MioWorld>(); })*
+        }
+
+        mod on_ring {
+            $(#[test] fn $name() { super::$name::<crate::world::RingWorld>(); })*
         }
 
         mod on_tls {
@@ -47,6 +52,10 @@ macro_rules! on_every_plain_driver {
 
         mod plainly_on_mio {
             $(#[test] fn $name() { super::$name::<crate::world::MioWorld>(); })*
+        }
+
+        mod plainly_on_ring {
+            $(#[test] fn $name() { super::$name::<crate::world::RingWorld>(); })*
         }
     };
 }
