@@ -48,7 +48,9 @@ impl Engine {
     fn distribute_share(&mut self) {
         // What a panic has left.
         self.send_found();
-        let mut visits_left = VISITS_PER_TURN;
+        // As many as others are sent something, so that neither waits long for the other. With few
+        // the turn is short, and who has not been visited yet gets what is published next with it.
+        let mut visits_left = self.dirty.len().clamp(VISITS_PER_TURN_MIN, VISITS_PER_TURN_MAX);
         while visits_left > 0 {
             let Some(topic) = self.publishing.pop_front() else { break };
             let visits = self.visit(topic, VISITS_PER_SHARE.min(visits_left));
@@ -143,7 +145,9 @@ fn event_of(untold: &Untold) -> Event {
     Event { conn: *conn, kind, body: Body::copied(topic.name()) }
 }
 
-/// Subscribers that get something in one turn: so many writes. A millisecond, roughly.
-const VISITS_PER_TURN: usize = 512;
+/// Subscribers that get something in one turn: so many writes, which take a quarter of a millisecond
+/// here. With fewer a turn's own cost would begin to show.
+const VISITS_PER_TURN_MIN: usize = 64;
+const VISITS_PER_TURN_MAX: usize = 512;
 /// Of one topic before the next has its turn.
-const VISITS_PER_SHARE: usize = 128;
+const VISITS_PER_SHARE: usize = 64;
