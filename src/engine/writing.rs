@@ -251,7 +251,8 @@ impl Engine {
         self.send_counted(conn, kind, outgoing, last, wish);
     }
 
-    /// What was counted for the mailbox goes to the outbox.
+    /// What was counted for the mailbox goes to the outbox. It counts in both for a moment: in
+    /// neither, others could send more than the limit.
     pub(super) fn send_counted(
         &mut self,
         conn: ConnId,
@@ -260,13 +261,13 @@ impl Engine {
         last: bool,
         wish: Wish,
     ) {
-        self.take_from_mailbox(conn, outgoing.len());
-        let Some(slot) = self.find(conn) else { return };
-        if self.connections[slot as usize].stage == Stage::Open
-            && self.push_message(slot, kind, outgoing, last, wish).is_err()
-        {
-            self.lose(slot);
+        if let Some(slot) = self.find(conn) {
+            let is_open = self.connections[slot as usize].stage == Stage::Open;
+            if is_open && self.push_message(slot, kind, outgoing, last, wish).is_err() {
+                self.lose(slot);
+            }
         }
+        self.take_from_mailbox(conn, outgoing.len());
     }
 
     /// What another thread counted when it posted it has come out of the mailbox.

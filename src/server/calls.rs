@@ -139,7 +139,8 @@ impl Server {
         let charged = charge(payload.as_slice().len());
         let entry = entry.get();
         let waiting = entry.add_to_mailbox(conn, charged).ok_or(Misuse::NoConnection)?;
-        if (waiting + entry.outbox_bytes.get()) as usize > self.settings().send.limit_bytes {
+        let limit = self.settings().send.limit_bytes as u64;
+        if entry.queued_within(waiting, limit) > limit {
             entry.take_from_mailbox(conn, charged);
             return Err(Misuse::Full);
         }
