@@ -16,7 +16,8 @@ from support.wire import BINARY, TEXT, Wire, close_frame, frame, request
 
 CROWD = 10_000
 CHATTING = 1_000
-IDLE_CONNECTION_BYTES_MAX = 600
+IDLE_CONNECTION_BYTES_MAX = 280
+LEFT_BEHIND_BYTES_MAX = 320
 
 MIB = 1 << 20
 # What the resident memory may move by beside the bytes in question: a turn's memory to read into, pieces of memory
@@ -60,7 +61,7 @@ def crowd():
         client.close()
 
 
-def test_an_idle_connection_costs_less_than_600_bytes(start, crowd, record_property):
+def test_an_idle_connection_costs_less_than_280_bytes(start, crowd, record_property):
     echo = start("echo")
     base = memory_after_warm_up(echo, crowd)
 
@@ -86,7 +87,7 @@ def test_a_crowd_that_left_is_forgotten_and_the_next_one_costs_nothing_more(star
     first = resident_bytes(echo)
     print(f"a crowd of {CROWD} left {(first - base) / CROWD:.0f} bytes each behind")
     # The table of connections may keep its size; its connections' own memory is gone.
-    assert first - base < CROWD * IDLE_CONNECTION_BYTES_MAX
+    assert first - base < CROWD * LEFT_BEHIND_BYTES_MAX
 
     for _ in range(2):
         leave(echo, crowd(echo, CROWD))

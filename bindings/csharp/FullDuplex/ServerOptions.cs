@@ -40,6 +40,16 @@ namespace FullDuplex
         Dedicated,
     }
 
+    /// <summary>Sends to many connections with one system call.</summary>
+    public enum IoUring
+    {
+        /// <summary>Where the kernel has it and nobody forbids it.</summary>
+        Auto,
+
+        /// <summary>Each send is a system call.</summary>
+        Off,
+    }
+
     /// <summary>Certificates of clients.</summary>
     public enum ClientAuth
     {
@@ -102,6 +112,7 @@ namespace FullDuplex
         private static readonly IReadOnlyDictionary<string, string> RowOf;
 
         private static readonly string[] Dispatches = { "io", "queue" };
+        private static readonly string[] IoUrings = { "auto", "off" };
         private static readonly string[] SendFulls = { "close", "drop" };
         private static readonly string[] Deflates = { "off", "shared", "dedicated" };
         private static readonly string[] ClientAuths = { "none", "want", "need" };
@@ -171,6 +182,12 @@ namespace FullDuplex
 
         /// <summary>What <see cref="WebSocketServer.ReceiveHighWater"/> is, with <see cref="FullDuplex.Dispatch.Queue"/>.</summary>
         public long RecvHighWater { get => GetSize(); set => SetNumber(value); }
+
+        /// <summary>Whether sends to many connections go to the kernel with one system call.</summary>
+        public IoUring IoUring { get => (IoUring)GetChoice(IoUrings); set => SetText(IoUrings[(int)value]); }
+
+        /// <summary>After the last news a thread keeps looking for more for so long before it sleeps. Zero: not at all.</summary>
+        public TimeSpan PollSpin { get => GetTime(); set => SetTime(value); }
 
         // -- who may come -------------------------------------------------------------------------------
 
