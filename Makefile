@@ -9,6 +9,7 @@
 # make lint      format and clippy
 # make bench     echo and topics beside the floor and other servers: CPU per message and handshake, 25 minutes; BENCH="--scenario 'python-*'"
 # make bench-memory   unmasking and checking text beside memcpy, half a minute
+# make bench-peers   ours beside everybody else, 20 minutes: tests/bench/RESULTS.md with its plots; BENCH="--scenario 50x20" for a part
 # make counts    writes down how many instructions a message costs now, for the test that watches over it
 # make soak      an hour of everything at once, memory and descriptors watched; MINUTES=15
 # make install   PREFIX=/usr/local DESTDIR=: library, header, pkg-config file
@@ -29,7 +30,7 @@ DEMO_LISTEN ?= 127.0.0.1:9990
 LIBRARY  := target/release/libfullduplex.so
 PROGRAMS := $(patsubst examples/c/%.c,target/examples/c/%,$(wildcard examples/c/*.c))
 
-.PHONY: all demo demo-python wheel test autobahn autobahn-bindings lint examples bench bench-memory counts soak sim fuzz replay coverage asan tsan library install clean
+.PHONY: all demo demo-python wheel test autobahn autobahn-bindings lint examples bench bench-memory bench-peers counts soak sim fuzz replay coverage asan tsan library install clean
 
 all: examples
 
@@ -127,6 +128,9 @@ bench: examples
 
 bench-memory:
 	$(CARGO) bench --locked --bench memory
+
+bench-peers: examples
+	python3 tests/bench/bench.py --results $(BENCH)
 
 counts: examples
 	cd tests && UPDATE_COUNTS=1 ../target/test-env/py3/bin/python -m pytest -q instructions

@@ -21,7 +21,8 @@
 
 enum {
     SILENCE_MS_MAX = 5000,          /* a server that says nothing for so long has lost our messages */
-    ANSWER_BYTES_MAX = 4096
+    ANSWER_BYTES_MAX = 4096,
+    OPENED_AT_ONCE = 64             /* a server that sleeps a while in each turn would make thousands take long */
 };
 
 struct stream {
@@ -69,23 +70,33 @@ static inline void stream_close(struct stream *stream)
     *stream = (struct stream){.fd = -1};
 }
 
-/* Asks for the upgrade and waits for it; the head of the server's answer, which ends with a 0, goes to `answer`. */
-static inline void stream_upgrade(struct stream *stream, uint16_t port, const char *more_headers,
-                                  char answer[ANSWER_BYTES_MAX])
+/* An upgrade that was asked for. */
+struct upgrade {
+    char accept_line[WS_ACCEPT_BYTES + 5];      /* what the answer must hold */
+};
+
+static inline struct upgrade stream_ask_upgrade(struct stream *stream, uint16_t port, const char *more_headers)
 {
+    struct upgrade upgrade;
     uint8_t random[16];
-    char key[WS_KEY_BYTES], accept[WS_ACCEPT_BYTES], accept_line[WS_ACCEPT_BYTES + 5], request[512];
+    char key[WS_KEY_BYTES], accept[WS_ACCEPT_BYTES], request[512];
     if (getrandom(random, sizeof random, 0) != sizeof random)
         die("getrandom");
     ws_base64(key, random, sizeof random);
     ws_accept_key(accept, key);
-    snprintf(accept_line, sizeof accept_line, " %.*s\r\n", WS_ACCEPT_BYTES, accept);
+    snprintf(upgrade.accept_line, sizeof upgrade.accept_line, " %.*s\r\n", WS_ACCEPT_BYTES, accept);
 
     int request_bytes = snprintf(request, sizeof request,
         "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %.*s\r\n%s\r\n", port, WS_KEY_BYTES, key, more_headers);
     if (stream_send(stream, request, (size_t)request_bytes) != request_bytes)
         die("sending the request");
+    return upgrade;
+}
+
+/* Waits for it; the head of the server's answer, which ends with a 0, goes to `answer`. */
+static inline void stream_await_upgrade(struct stream *stream, const struct upgrade *upgrade, char answer[ANSWER_BYTES_MAX])
+{
     size_t answer_bytes = 0;
     do {
         ssize_t count = stream_receive(stream, answer + answer_bytes, ANSWER_BYTES_MAX - 1 - answer_bytes);
@@ -94,7 +105,7 @@ static inline void stream_upgrade(struct stream *stream, uint16_t port, const ch
         answer_bytes += (size_t)count;
         answer[answer_bytes] = '\0';
     } while (strstr(answer, "\r\n\r\n") == NULL);
-    if (strncmp(answer, "HTTP/1.1 101", 12) != 0 || strstr(answer, accept_line) == NULL) {
+    if (strncmp(answer, "HTTP/1.1 101", 12) != 0 || strstr(answer, upgrade->accept_line) == NULL) {
         fprintf(stderr, "%s: the request was answered with:\n%s", program_invocation_short_name, answer);
         _exit(1);
     }
@@ -174,17 +185,65 @@ static inline void durations_add(struct durations *durations, uint64_t ns)
     durations->count++;
 }
 
+static inline double bucket_us(size_t bucket)
+{
+    size_t shift = bucket < 2 * STEPS ? 0 : bucket / STEPS - 1;
+    return (double)((bucket - shift * STEPS) << shift) / 1e3;
+}
+
 static inline double durations_us(const struct durations *durations, double quantile)
 {
     uint64_t wanted = (uint64_t)((double)durations->count * quantile), seen = 0;
     for (size_t i = 0; i < BUCKETS; i++) {
         seen += durations->buckets[i];
-        if (seen > wanted) {
-            size_t shift = i < 2 * STEPS ? 0 : i / STEPS - 1;
-            return (double)((i - shift * STEPS) << shift) / 1e3;
-        }
+        if (seen > wanted)
+            return bucket_us(i);
     }
     return 0;
+}
+
+/* The members of a JSON object for durations; with `all_of_them` every step that has any, so that slices can be put together. */
+static inline void print_durations(const struct durations *durations, bool all_of_them)
+{
+    const char *comma = "";
+    printf("\"p50_us\": %.1f, \"p99_us\": %.1f, \"p99_9_us\": %.1f, ", durations_us(durations, 0.5),
+           durations_us(durations, 0.99), durations_us(durations, 0.999));
+    if (!all_of_them)
+        return;
+    printf("\"durations\": [");
+    for (size_t i = 0; i < BUCKETS; i++)
+        if (durations->buckets[i] > 0) {
+            printf("%s[%.3f, %llu]", comma, bucket_us(i), (unsigned long long)durations->buckets[i]);
+            comma = ", ";
+        }
+    printf("], ");
+}
+
+/* What is measured at a time: a window, after a warm-up. */
+struct slice {
+    double warm_up_seconds, seconds;
+};
+
+/* With --slices a load generator keeps its connections and measures one slice for each line of stdin, "WARM_UP SECONDS",
+ * until stdin ends; it says "ready" when its connections stand, and prints a line for each slice. */
+static inline void say_ready(void)
+{
+    printf("ready\n");
+    fflush(stdout);
+}
+
+/* False: that was the last one. */
+static inline bool next_slice(struct slice *slice)
+{
+    char line[128];
+    fflush(stdout);
+    if (fgets(line, sizeof line, stdin) == NULL)
+        return false;
+    if (sscanf(line, "%lf %lf", &slice->warm_up_seconds, &slice->seconds) != 2) {
+        fprintf(stderr, "%s: want \"WARM_UP SECONDS\", not %s\n", program_invocation_short_name, line);
+        exit(1);
+    }
+    return true;
 }
 
 /* The value of an option. */

@@ -1,13 +1,14 @@
 /* The load generator for topics: whatever the first connection says, all of them hear.
  *
  *     fanout --port P --connections N --size BYTES --inflight K --seconds S
- *            [--publisher-port P] [--warm-up S] [--server-pid PID]...
+ *            [--publisher-port P] [--warm-up S] [--server-pid PID]... [--slices]
  *
  * The server puts every connection into one topic and publishes to it what any of them says. The loop is closed: when the
  * last one has heard a message, there is room for the next. Every byte that comes is compared. With `--publisher-port` the
  * publisher is at another server, joined with that of the subscribers, and not counted among them. After the warm-up
  * a window of `--seconds` is measured; the CPU clocks of the servers, which are summed, are read at both ends of it. One
- * JSON object goes to stdout, in which a message is one delivery. Exits 1 if anything came wrong or not at all. */
+ * JSON object goes to stdout, in which a message is one delivery. With `--slices` stdin says when and how long (client.h),
+ * over and over on the same connections. Exits 1 if anything came wrong or not at all. */
 #define _GNU_SOURCE
 #include "client.h"
 
@@ -21,7 +22,9 @@ enum {
     EVENTS_PER_WAIT_MAX = 1024,
     SERVERS_MAX = 8,
     PROBE_PAUSE_MS = 20,
-    PROBES_MAX = 250
+    PROBES_MAX = 250,
+    LAST_PROBE = 0xFF,              /* not a byte of an empty frame, nor of this one's head */
+    LAST_PROBE_BYTES = 4
 };
 
 struct connection {
@@ -29,16 +32,18 @@ struct connection {
     uint64_t received;              /* messages */
     size_t at;                      /* of the next one's frame */
     bool is_counted;                /* a subscriber */
+    bool has_met;                   /* has heard something */
 };
 
 static struct {
     uint16_t port, publisher_port;
     uint32_t connections, inflight;
     size_t size;
-    double seconds, warm_up_seconds;
+    struct slice slice;
+    bool slices;
     pid_t servers[SERVERS_MAX];
     int server_count;
-} options = {.connections = 1, .inflight = 1, .size = 20, .seconds = 1.0, .warm_up_seconds = 0.2};
+} options = {.connections = 1, .inflight = 1, .size = 20, .slice = {.warm_up_seconds = 0.2, .seconds = 1.0}};
 
 struct message {
     uint8_t *frame;                 /* as the server sends it */
@@ -56,8 +61,10 @@ static bool measuring;
 static struct durations deliveries; /* of the window */
 
 static void read_options(int argc, char **argv);
-static void open_connection(struct connection *conn, uint16_t port);
+static void connect_range(uint32_t from, uint32_t to, uint16_t port);
 static void meet(void);
+static void take_probes(struct connection *conn);
+static void measure(const struct slice *slice);
 static void publish(void);
 static void receive(struct connection *conn);
 static void report(double seconds, const struct cpus *before, const struct cpus *after);
@@ -92,15 +99,30 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; i < options.inflight; i++)
         if ((messages[i].frame = malloc(frame_bytes)) == NULL)
             die("no memory");
-    open_connection(&connections[0], options.publisher_port);
-    for (uint32_t i = 1; i < connection_count; i++)
-        open_connection(&connections[i], options.port);
+    connect_range(0, 1, options.publisher_port);
+    for (uint32_t from = 1; from < connection_count; from += OPENED_AT_ONCE)
+        connect_range(from, from + OPENED_AT_ONCE < connection_count ? from + OPENED_AT_ONCE : connection_count,
+                         options.port);
     for (uint32_t i = 0; i < connection_count; i++)
         connections[i].is_counted = i > 0 || connection_count == options.connections;
     meet();
 
-    uint64_t began = 0, ended = 0, window_opens = now_ns() + (uint64_t)(options.warm_up_seconds * 1e9), window_closes = 0;
+    if (!options.slices) {
+        measure(&options.slice);
+        return 0;
+    }
+    say_ready();
+    while (next_slice(&options.slice))
+        measure(&options.slice);
+    return 0;
+}
+
+/* When it is over all have heard everything. */
+static void measure(const struct slice *slice)
+{
+    uint64_t began = 0, ended = 0, window_opens = now_ns() + (uint64_t)(slice->warm_up_seconds * 1e9), window_closes = 0;
     struct cpus before = {0}, after = {0};
+    memset(&deliveries, 0, sizeof deliveries);
     for (uint32_t i = 0; i < options.inflight; i++)
         publish();
     while (ended == 0 || completed < sent) {
@@ -109,14 +131,14 @@ int main(int argc, char **argv)
         if (count == 0) {
             fprintf(stderr, "fanout: %d ms of silence with %llu messages in flight\n", SILENCE_MS_MAX,
                     (unsigned long long)(sent - completed));
-            return 1;
+            exit(1);
         }
         uint64_t now = now_ns();
         if (began == 0 && now >= window_opens) {
             measuring = true;
             before = all_cpus_now();
             began = now_ns();
-            window_closes = began + (uint64_t)(options.seconds * 1e9);
+            window_closes = began + (uint64_t)(slice->seconds * 1e9);
         } else if (measuring && now >= window_closes) {
             measuring = false;
             ended = now_ns();
@@ -128,7 +150,6 @@ int main(int argc, char **argv)
             publish();
     }
     report((double)(ended - began) / 1e9, &before, &after);
-    return 0;
 }
 
 static void fail(const struct connection *conn, const char *what)
@@ -138,15 +159,22 @@ static void fail(const struct connection *conn, const char *what)
     exit(1);
 }
 
-static void open_connection(struct connection *conn, uint16_t port)
+/* Those from `from` to `to`, at most OPENED_AT_ONCE. */
+static void connect_range(uint32_t from, uint32_t to, uint16_t port)
 {
-    char answer[ANSWER_BYTES_MAX];
-    struct epoll_event interest = {EPOLLIN, {.ptr = conn}};
-    conn->stream = stream_open(port, false, NULL);
-    stream_upgrade(&conn->stream, port, "", answer);
-    if (fcntl(conn->stream.fd, F_SETFL, O_NONBLOCK) < 0
-        || epoll_ctl(poller, EPOLL_CTL_ADD, conn->stream.fd, &interest) < 0)
-        die("setting up a connection");
+    struct upgrade upgrades[OPENED_AT_ONCE];
+    for (uint32_t i = from; i < to; i++) {
+        connections[i].stream = stream_open(port, false, NULL);
+        upgrades[i - from] = stream_ask_upgrade(&connections[i].stream, port, "");
+    }
+    for (uint32_t i = from; i < to; i++) {
+        char answer[ANSWER_BYTES_MAX];
+        struct epoll_event interest = {EPOLLIN, {.ptr = &connections[i]}};
+        stream_await_upgrade(&connections[i].stream, &upgrades[i - from], answer);
+        if (fcntl(connections[i].stream.fd, F_SETFL, O_NONBLOCK) < 0
+            || epoll_ctl(poller, EPOLL_CTL_ADD, connections[i].stream.fd, &interest) < 0)
+            die("setting up a connection");
+    }
 }
 
 static void say(const uint8_t *payload, size_t len)
@@ -165,39 +193,54 @@ static void say(const uint8_t *payload, size_t len)
         die("publishing");
 }
 
-/* A server may subscribe at the other behind our back: empty messages until one of them has come to everybody. What is
- * under way then is waited for, so that the first message of the measurement finds all streams empty. */
+/* A server may subscribe at the other behind our back: empty messages until one of them has come to everybody, and then one
+ * that is not empty, behind which nothing is under way. */
 static void meet(void)
 {
-    uint8_t received[RECEIVE_BYTES];
-    uint32_t met = 0;
-    uint64_t came = 0, expected = 0;
+    static const uint8_t last[LAST_PROBE_BYTES] = {LAST_PROBE, LAST_PROBE, LAST_PROBE, LAST_PROBE};
+    uint32_t met = 0, done = 0, silent_ms = 0;
     for (int probe = 0; probe < PROBES_MAX && met < connection_count; probe++) {
         say(NULL, 0);
         usleep(PROBE_PAUSE_MS * 1000);
+        met = 0;
         for (uint32_t i = 0; i < connection_count; i++) {
-            ssize_t count = stream_receive(&connections[i].stream, received, sizeof received);
-            if (count > 0 && connections[i].at == 0)
-                met++;
-            if (count > 0)
-                connections[i].at += (size_t)count;
+            take_probes(&connections[i]);
+            met += connections[i].has_met;
         }
     }
     if (met < connection_count) {
         fprintf(stderr, "fanout: only %u of %u heard anything\n", met, connection_count);
         exit(1);
     }
-    do {
-        expected = came;
-        usleep(2 * PROBE_PAUSE_MS * 1000);
+    say(last, sizeof last);
+    while (done < connection_count) {
+        uint32_t done_before = done;
+        usleep(PROBE_PAUSE_MS * 1000);
+        done = 0;
         for (uint32_t i = 0; i < connection_count; i++) {
-            ssize_t count;
-            while ((count = stream_receive(&connections[i].stream, received, sizeof received)) > 0)
-                came += (uint64_t)count;
+            take_probes(&connections[i]);
+            done += connections[i].at == LAST_PROBE_BYTES;
         }
-    } while (came != expected);
+        silent_ms = done == done_before ? silent_ms + PROBE_PAUSE_MS : 0;
+        if (silent_ms > SILENCE_MS_MAX) {
+            fprintf(stderr, "fanout: only %u of %u heard the last probe\n", done, connection_count);
+            exit(1);
+        }
+    }
     for (uint32_t i = 0; i < connection_count; i++)
         connections[i].at = 0;
+}
+
+/* `at` counts how much of the last probe's payload has come. */
+static void take_probes(struct connection *conn)
+{
+    uint8_t received[1024];
+    ssize_t count;
+    while ((count = stream_receive(&conn->stream, received, sizeof received)) > 0) {
+        conn->has_met = true;
+        for (ssize_t i = 0; i < count; i++)
+            conn->at += received[i] == LAST_PROBE;
+    }
 }
 
 static void publish(void)
@@ -251,14 +294,14 @@ static void report(double seconds, const struct cpus *before, const struct cpus 
            options.size, options.inflight);
     printf("\"messages\": %llu, \"errors\": 0, \"seconds\": %.6f, \"per_second\": %.1f, ",
            (unsigned long long)deliveries.count, seconds, (double)deliveries.count / seconds);
-    printf("\"p50_us\": %.1f, \"p99_us\": %.1f, ", durations_us(&deliveries, 0.5), durations_us(&deliveries, 0.99));
+    print_durations(&deliveries, options.slices);
     print_cpus(before, after, deliveries.count);
     printf("}\n");
 }
 
 static void read_options(int argc, char **argv)
 {
-    enum { PORT = 1, PUBLISHER_PORT, CONNECTIONS, SIZE, INFLIGHT, SECONDS, WARM_UP, SERVER_PID };
+    enum { PORT = 1, PUBLISHER_PORT, CONNECTIONS, SIZE, INFLIGHT, SECONDS, WARM_UP, SERVER_PID, SLICES };
     static const struct option names[] = {
         {"port", required_argument, NULL, PORT},
         {"publisher-port", required_argument, NULL, PUBLISHER_PORT},
@@ -268,6 +311,7 @@ static void read_options(int argc, char **argv)
         {"seconds", required_argument, NULL, SECONDS},
         {"warm-up", required_argument, NULL, WARM_UP},
         {"server-pid", required_argument, NULL, SERVER_PID},
+        {"slices", no_argument, NULL, SLICES},
         {NULL, 0, NULL, 0}
     };
     int name;
@@ -278,8 +322,9 @@ static void read_options(int argc, char **argv)
         case CONNECTIONS: options.connections = (uint32_t)number(optarg, 1, 20000); break;
         case SIZE: options.size = (size_t)number(optarg, 8, 60000); break;
         case INFLIGHT: options.inflight = (uint32_t)number(optarg, 1, 1 << 10); break;
-        case SECONDS: options.seconds = number(optarg, 0.01, 3600); break;
-        case WARM_UP: options.warm_up_seconds = number(optarg, 0, 3600); break;
+        case SECONDS: options.slice.seconds = number(optarg, 0.01, 3600); break;
+        case WARM_UP: options.slice.warm_up_seconds = number(optarg, 0, 3600); break;
+        case SLICES: options.slices = true; break;
         case SERVER_PID:
             if (options.server_count == SERVERS_MAX)
                 exit(1);
@@ -292,7 +337,7 @@ static void read_options(int argc, char **argv)
         options.publisher_port = options.port;
     if (options.port == 0 || optind != argc) {
         fprintf(stderr, "usage: fanout --port P [--publisher-port P] [--connections N] [--size BYTES] [--inflight K]\n"
-                        "              [--seconds S] [--warm-up S] [--server-pid PID]...\n");
+                        "              [--seconds S] [--warm-up S] [--server-pid PID]... [--slices]\n");
         exit(1);
     }
 }

@@ -1,11 +1,12 @@
 /* What opening a connection costs: connect, TLS or not, upgrade, Close both ways, and again.
  *
  *     handshakes --port P [--tls] [--resume] [--clients N] [--seconds S] [--warm-up S] [--server-pid PID]
+ *                [--slices]
  *
  * Each client is a thread that does one after the other, blocking: their number is how many the server has open at a
  * time. With `--resume` each begins with a full handshake, for which the warm-up is, and resumes from then on, with the
  * last ticket it got; a server that does not is an error. One JSON object goes to stdout; any error ends the program
- * with 1. */
+ * with 1. With `--slices` stdin says when and how long (client.h), and in between no connection is open. */
 #define _GNU_SOURCE
 #include "client.h"
 
@@ -16,24 +17,32 @@ enum { CLIENTS_MAX = 1000 };
 
 static struct {
     uint16_t port;
-    bool tls, resume;
+    bool tls, resume, slices;
     uint32_t clients;
-    double seconds, warm_up_seconds;
+    struct slice slice;
     pid_t server_pid;
-} options = {.clients = 16, .seconds = 1.0, .warm_up_seconds = 0.2};
+} options = {.clients = 16, .slice = {.warm_up_seconds = 0.2, .seconds = 1.0}};
 
-static enum { WARMING_UP, MEASURING, STOPPING } phase;
+enum phase { PAUSED, WARMING_UP, MEASURING, STOPPING };
+
+static enum phase phase;
+static uint32_t busy;                   /* clients that have a connection */
 static struct durations handshakes;     /* of the window */
 static char negotiated[128];
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;     /* of the three above */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;     /* of the four above */
+static pthread_cond_t phase_changed = PTHREAD_COND_INITIALIZER, all_paused = PTHREAD_COND_INITIALIZER;
 
 static void read_options(int argc, char **argv);
+static void measure(const struct slice *slice);
 static void *client(void *unused);
 
-static void enter(int next)
+static void enter(enum phase next)
 {
     pthread_mutex_lock(&lock);
     phase = next;
+    pthread_cond_broadcast(&phase_changed);
+    while (phase == PAUSED && busy > 0)
+        pthread_cond_wait(&all_paused, &lock);
     pthread_mutex_unlock(&lock);
 }
 
@@ -54,26 +63,41 @@ int main(int argc, char **argv)
         if (pthread_create(&clients[i], NULL, client, NULL) != 0)
             die("no thread");
 
-    sleep_for(options.warm_up_seconds);
-    struct cpus before = cpus_now(options.server_pid);
-    uint64_t began = now_ns();
-    enter(MEASURING);
-    sleep_for(options.seconds);
-    struct cpus after = cpus_now(options.server_pid);
-    double seconds = (double)(now_ns() - began) / 1e9;
+    if (options.slices)
+        say_ready();
+    else
+        measure(&options.slice);
+    while (options.slices && next_slice(&options.slice))
+        measure(&options.slice);
     enter(STOPPING);
     for (uint32_t i = 0; i < options.clients; i++)
         pthread_join(clients[i], NULL);
+    return 0;
+}
 
-    printf("{\"clients\": %u, \"negotiated\": \"%s\", \"handshakes\": %llu, \"seconds\": %.6f, \"per_second\": %.1f, ",
+static void measure(const struct slice *slice)
+{
+    memset(&handshakes, 0, sizeof handshakes);
+    enter(WARMING_UP);
+    sleep_for(slice->warm_up_seconds);
+    struct cpus before = cpus_now(options.server_pid);
+    uint64_t began = now_ns();
+    enter(MEASURING);
+    sleep_for(slice->seconds);
+    struct cpus after = cpus_now(options.server_pid);
+    double seconds = (double)(now_ns() - began) / 1e9;
+    enter(PAUSED);
+
+    if (handshakes.count == 0) {
+        fprintf(stderr, "handshakes: none was completed\n");
+        exit(1);
+    }
+    printf("{\"clients\": %u, \"negotiated\": \"%s\", \"messages\": %llu, \"seconds\": %.6f, \"per_second\": %.1f, ",
            options.clients, negotiated, (unsigned long long)handshakes.count, seconds,
            (double)handshakes.count / seconds);
-    printf("\"p50_us\": %.1f, \"p99_us\": %.1f, ", durations_us(&handshakes, 0.5), durations_us(&handshakes, 0.99));
+    print_durations(&handshakes, options.slices);
     print_cpus(&before, &after, handshakes.count);
     printf("}\n");
-    if (handshakes.count == 0)
-        fprintf(stderr, "handshakes: none was completed\n");
-    return handshakes.count == 0;
 }
 
 /* Sends Close and waits for the server's, then for the end of the connection, which is the server's to begin. */
@@ -96,10 +120,30 @@ static void close_both_ways(struct stream *stream)
     stream_close(stream);
 }
 
+/* Waits while there is a pause. False: it is over. */
+static bool begin(void)
+{
+    pthread_mutex_lock(&lock);
+    while (phase == PAUSED)
+        pthread_cond_wait(&phase_changed, &lock);
+    bool goes_on = phase != STOPPING;
+    busy += goes_on;
+    pthread_mutex_unlock(&lock);
+    return goes_on;
+}
+
+static void end(void)
+{
+    pthread_mutex_lock(&lock);
+    if (--busy == 0)
+        pthread_cond_signal(&all_paused);
+    pthread_mutex_unlock(&lock);
+}
+
 static void *client(void *unused)
 {
     struct tls_ticket *ticket = NULL;
-    for (;;) {
+    while (begin()) {
         char answer[ANSWER_BYTES_MAX];
         bool resuming = ticket != NULL;
         uint64_t began = now_ns();
@@ -107,7 +151,8 @@ static void *client(void *unused)
         bool resumed = options.tls && tls_was_resumed(stream.tls);
         if (options.resume)
             tls_keep_tickets_in(stream.tls, &ticket);
-        stream_upgrade(&stream, options.port, "", answer);
+        struct upgrade upgrade = stream_ask_upgrade(&stream, options.port, "");
+        stream_await_upgrade(&stream, &upgrade, answer);
         uint64_t took = now_ns() - began;
 
         pthread_mutex_lock(&lock);
@@ -115,9 +160,9 @@ static void *client(void *unused)
             durations_add(&handshakes, took);
         if (options.tls && negotiated[0] == '\0')
             snprintf(negotiated, sizeof negotiated, "%s %s", tls_version(stream.tls), tls_cipher(stream.tls));
-        bool stopping = phase == STOPPING;
         pthread_mutex_unlock(&lock);
         close_both_ways(&stream);
+        end();
         if (resuming && !resumed) {
             fprintf(stderr, "handshakes: the server did not resume a session\n");
             _exit(1);
@@ -126,14 +171,13 @@ static void *client(void *unused)
             fprintf(stderr, "handshakes: the server sent no ticket\n");
             _exit(1);
         }
-        if (stopping)
-            return unused;
     }
+    return unused;
 }
 
 static void read_options(int argc, char **argv)
 {
-    enum { PORT = 1, TLS, RESUME, CLIENTS, SECONDS, WARM_UP, SERVER_PID };
+    enum { PORT = 1, TLS, RESUME, CLIENTS, SECONDS, WARM_UP, SERVER_PID, SLICES };
     static const struct option names[] = {
         {"port", required_argument, NULL, PORT},
         {"tls", no_argument, NULL, TLS},
@@ -142,6 +186,7 @@ static void read_options(int argc, char **argv)
         {"seconds", required_argument, NULL, SECONDS},
         {"warm-up", required_argument, NULL, WARM_UP},
         {"server-pid", required_argument, NULL, SERVER_PID},
+        {"slices", no_argument, NULL, SLICES},
         {NULL, 0, NULL, 0}
     };
     int name;
@@ -151,15 +196,16 @@ static void read_options(int argc, char **argv)
         case TLS: options.tls = true; break;
         case RESUME: options.tls = options.resume = true; break;
         case CLIENTS: options.clients = (uint32_t)number(optarg, 1, CLIENTS_MAX); break;
-        case SECONDS: options.seconds = number(optarg, 0.01, 3600); break;
-        case WARM_UP: options.warm_up_seconds = number(optarg, 0, 3600); break;
+        case SECONDS: options.slice.seconds = number(optarg, 0.01, 3600); break;
+        case WARM_UP: options.slice.warm_up_seconds = number(optarg, 0, 3600); break;
         case SERVER_PID: options.server_pid = (pid_t)number(optarg, 1, 1 << 30); break;
+        case SLICES: options.slices = true; break;
         default: exit(1);
         }
     }
     if (options.port == 0 || optind != argc) {
         fprintf(stderr, "usage: handshakes --port P [--tls] [--resume] [--clients N] [--seconds S] [--warm-up S]\n"
-                        "                  [--server-pid PID]\n");
+                        "                  [--server-pid PID] [--slices]\n");
         exit(1);
     }
 }

@@ -1,12 +1,13 @@
 /* The load generator: echo clients of RFC 6455 in one thread, each keeping a number of messages in flight.
  *
  *     load --port P --connections N --size BYTES --inflight K --seconds S
- *          [--text] [--tls] [--deflate] [--warm-up S] [--server-pid PID]
+ *          [--text] [--tls] [--deflate] [--warm-up S] [--server-pid PID] [--slices]
  *
  * The loop is closed: a reply makes room for the next message. Every message carries its connection's number and
  * its own, is masked with a mask of its own, and every byte that comes back is compared. With `--deflate` messages are
- * compressed JSON (deflate.h), and some of the answers are inflated and compared. After the warm-up a window of
- * `--seconds` is measured; the server's CPU clock is read at both ends of it. One JSON object goes to stdout.
+ * compressed JSON (deflate.h), and some of the answers are inflated and compared. After the warm-up, and as many answers as
+ * messages are in flight, a window of `--seconds` is measured; the server's CPU clock is read at both ends of it. One JSON
+ * object goes to stdout. With `--slices` stdin says when and how long (client.h), over and over on the same connections.
  * Exits 1 if anything came back wrong or not at all. */
 #define _GNU_SOURCE
 #include "client.h"
@@ -14,6 +15,7 @@
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -50,17 +52,18 @@ static struct {
     uint16_t port;
     uint32_t connections, inflight;
     size_t size;
-    double seconds, warm_up_seconds;
-    bool text, tls, deflate;
+    struct slice slice;
+    bool text, tls, deflate, slices;
     pid_t server_pid;
-} options = {.connections = 1, .inflight = 1, .size = 20, .seconds = 1.0, .warm_up_seconds = 0.2};
+} options = {.connections = 1, .inflight = 1, .size = 20, .slice = {.warm_up_seconds = 0.2, .seconds = 1.0}};
 
 static int poller;
 static struct connection *connections;
 static uint8_t *pattern;            /* the payload of every message but for the stamp */
 static size_t outgoing_bytes_max;
-static bool sending = true;         /* until the window ends */
+static bool sending;                /* until the window ends */
 static bool measuring;
+static uint64_t answers;            /* since the slice began */
 static struct durations round_trips; /* of the window */
 static uint64_t answers_bytes;      /* of the window: payloads as they came, compressed or not */
 static uint64_t errors;             /* of the whole run */
@@ -70,7 +73,11 @@ static char negotiated[256];        /* by the first connection: TLS and extensio
 
 static void read_options(int argc, char **argv);
 static void prepare(void);
-static void open_connection(struct connection *conn, uint32_t index);
+static void connect_range(uint32_t from, uint32_t to);
+static bool await_slice(void);
+static void measure(const struct slice *slice);
+static void serve_all(const struct epoll_event *events, int count);
+static void send_what_is_due(struct connection *conn);
 static void serve(struct connection *conn, bool readable);
 static void fill(struct connection *conn, uint64_t now);
 static void flush(struct connection *conn);
@@ -81,17 +88,46 @@ int main(int argc, char **argv)
 {
     read_options(argc, argv);
     prepare();
-    for (uint32_t i = 0; i < options.connections; i++)
-        open_connection(&connections[i], i);
-
-    uint64_t now = now_ns(), began = 0, ended = 0;
-    uint64_t window_opens = now + (uint64_t)(options.warm_up_seconds * 1e9), window_closes = UINT64_MAX;
-    struct cpus before = cpus_now(options.server_pid), after = before;
-    for (uint32_t i = 0; i < options.connections; i++) {
-        fill(&connections[i], now_ns());
-        flush(&connections[i]);
+    for (uint32_t from = 0; from < options.connections; from += OPENED_AT_ONCE)
+        connect_range(from, from + OPENED_AT_ONCE < options.connections ? from + OPENED_AT_ONCE : options.connections);
+    if (!options.slices) {
+        measure(&options.slice);
+        return errors > 0;
     }
-    /* After the window, what is still in flight must come back too. */
+    say_ready();
+    while (await_slice())
+        measure(&options.slice);
+    return errors > 0;
+}
+
+/* Answers pings meanwhile, since a server may close who does not. False: that was the last slice. */
+static bool await_slice(void)
+{
+    struct pollfd either[] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = poller, .events = POLLIN}};
+    fflush(stdout);
+    while (errors == 0) {
+        struct epoll_event events[EVENTS_PER_WAIT_MAX];
+        if (poll(either, 2, -1) < 0)
+            die("poll");
+        if (either[0].revents != 0)
+            return next_slice(&options.slice);
+        serve_all(events, epoll_wait(poller, events, EVENTS_PER_WAIT_MAX, 0));
+    }
+    return false;
+}
+
+/* When it is over nothing is in flight. */
+static void measure(const struct slice *slice)
+{
+    uint64_t now = now_ns(), began = 0, ended = 0, answers_of_a_round = (uint64_t)options.connections * options.inflight;
+    uint64_t window_opens = now + (uint64_t)(slice->warm_up_seconds * 1e9), window_closes = 0;
+    struct cpus before = cpus_now(options.server_pid), after = before;
+
+    memset(&round_trips, 0, sizeof round_trips);
+    answers = answers_bytes = 0;
+    sending = true;
+    for (uint32_t i = 0; i < options.connections; i++)
+        send_what_is_due(&connections[i]);
     while (open_connections > 0 && (sending || inflight_total > 0)) {
         struct epoll_event events[EVENTS_PER_WAIT_MAX];
         int count = epoll_wait(poller, events, EVENTS_PER_WAIT_MAX, SILENCE_MS_MAX);
@@ -102,18 +138,17 @@ int main(int argc, char **argv)
             break;
         }
         now = now_ns();
-        if (!measuring && now >= window_opens && window_closes == UINT64_MAX) {
+        if (began == 0 && now >= window_opens && answers >= answers_of_a_round) {
             measuring = true;
             before = cpus_now(options.server_pid);
             began = now_ns();
-            window_closes = began + (uint64_t)(options.seconds * 1e9);
+            window_closes = began + (uint64_t)(slice->seconds * 1e9);
         } else if (measuring && now >= window_closes) {
             measuring = sending = false;
             ended = now_ns();
             after = cpus_now(options.server_pid);
         }
-        for (int i = 0; i < count; i++)
-            serve(events[i].data.ptr, (events[i].events & ~(uint32_t)EPOLLOUT) != 0);
+        serve_all(events, count);
     }
     if (ended == 0) {
         fprintf(stderr, "load: the window was never completed\n");
@@ -122,7 +157,12 @@ int main(int argc, char **argv)
         began = began ? began : ended;
     }
     report((double)(ended - began) / 1e9, &before, &after);
-    return errors > 0;
+}
+
+static void serve_all(const struct epoll_event *events, int count)
+{
+    for (int i = 0; i < count; i++)
+        serve(events[i].data.ptr, (events[i].events & ~(uint32_t)EPOLLOUT) != 0);
 }
 
 static void send_what_is_due(struct connection *conn)
@@ -276,6 +316,7 @@ static void end_frame(struct connection *conn, uint64_t now)
     }
     conn->message_bytes = 0;
     conn->received++;
+    answers++;
     inflight_total--;
 }
 
@@ -415,13 +456,27 @@ static const char *deflate_answer(const char *answer)
     return strncmp(extensions, "permessage-deflate", 18) == 0 ? extensions : NULL;
 }
 
-/* Connects and upgrades, waiting for the server; from then on the socket is non-blocking. */
-static void open_connection(struct connection *conn, uint32_t index)
+static void enter_connection(struct connection *conn, const char *answer);
+
+/* Connects and upgrades those from `from` to `to`, at most OPENED_AT_ONCE, waiting for the server. */
+static void connect_range(uint32_t from, uint32_t to)
 {
-    char answer[ANSWER_BYTES_MAX];
-    *conn = (struct connection){.stream = stream_open(options.port, options.tls, NULL), .index = index};
-    stream_upgrade(&conn->stream, options.port, options.deflate
-        ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" : "", answer);
+    static const char offer[] = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+    struct upgrade upgrades[OPENED_AT_ONCE];
+    for (uint32_t i = from; i < to; i++) {
+        connections[i] = (struct connection){.stream = stream_open(options.port, options.tls, NULL), .index = i};
+        upgrades[i - from] = stream_ask_upgrade(&connections[i].stream, options.port, options.deflate ? offer : "");
+    }
+    for (uint32_t i = from; i < to; i++) {
+        char answer[ANSWER_BYTES_MAX];
+        stream_await_upgrade(&connections[i].stream, &upgrades[i - from], answer);
+        enter_connection(&connections[i], answer);
+    }
+}
+
+/* From now on its socket does not block. */
+static void enter_connection(struct connection *conn, const char *answer)
+{
     const char *extensions = deflate_answer(answer);
     if (options.deflate) {
         const char *window = extensions ? strstr(extensions, "client_max_window_bits") : NULL;
@@ -433,7 +488,7 @@ static void open_connection(struct connection *conn, uint32_t index)
         if ((conn->compressed = malloc(rotation.compressed_bytes_max)) == NULL)
             die("no memory");
     }
-    if (index == 0)
+    if (conn->index == 0)
         snprintf(negotiated, sizeof negotiated, "%s%s%s%s%s", options.tls ? tls_version(conn->stream.tls) : "",
                  options.tls ? " " : "", options.tls ? tls_cipher(conn->stream.tls) : "",
                  options.tls && extensions ? ", " : "", extensions ? extensions : "");
@@ -457,16 +512,15 @@ static void report(double seconds, const struct cpus *before, const struct cpus 
     printf("\"messages\": %llu, \"errors\": %llu, \"seconds\": %.6f, \"per_second\": %.1f, ",
            (unsigned long long)messages, (unsigned long long)errors, seconds,
            seconds > 0 ? (double)messages / seconds : 0);
-    printf("\"answer_bytes\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"p99_9_us\": %.1f, ",
-           messages > 0 ? (double)answers_bytes / (double)messages : 0, durations_us(&round_trips, 0.5),
-           durations_us(&round_trips, 0.99), durations_us(&round_trips, 0.999));
+    printf("\"answer_bytes\": %.1f, ", messages > 0 ? (double)answers_bytes / (double)messages : 0);
+    print_durations(&round_trips, options.slices);
     print_cpus(before, after, messages);
     printf("}\n");
 }
 
 static void read_options(int argc, char **argv)
 {
-    enum { PORT = 1, CONNECTIONS, SIZE, INFLIGHT, SECONDS, WARM_UP, TEXT, TLS, DEFLATE, SERVER_PID };
+    enum { PORT = 1, CONNECTIONS, SIZE, INFLIGHT, SECONDS, WARM_UP, TEXT, TLS, DEFLATE, SERVER_PID, SLICES };
     static const struct option names[] = {
         {"port", required_argument, NULL, PORT},
         {"connections", required_argument, NULL, CONNECTIONS},
@@ -478,6 +532,7 @@ static void read_options(int argc, char **argv)
         {"tls", no_argument, NULL, TLS},
         {"deflate", no_argument, NULL, DEFLATE},
         {"server-pid", required_argument, NULL, SERVER_PID},
+        {"slices", no_argument, NULL, SLICES},
         {NULL, 0, NULL, 0}
     };
     int name;
@@ -487,18 +542,19 @@ static void read_options(int argc, char **argv)
         case CONNECTIONS: options.connections = (uint32_t)number(optarg, 1, 20000); break;
         case SIZE: options.size = (size_t)number(optarg, 0, 1 << 30); break;
         case INFLIGHT: options.inflight = (uint32_t)number(optarg, 1, 1 << 16); break;
-        case SECONDS: options.seconds = number(optarg, 0.01, 3600); break;
-        case WARM_UP: options.warm_up_seconds = number(optarg, 0, 3600); break;
+        case SECONDS: options.slice.seconds = number(optarg, 0.01, 3600); break;
+        case WARM_UP: options.slice.warm_up_seconds = number(optarg, 0, 3600); break;
         case TEXT: options.text = true; break;
         case TLS: options.tls = true; break;
         case DEFLATE: options.deflate = true; break;
+        case SLICES: options.slices = true; break;
         case SERVER_PID: options.server_pid = (pid_t)number(optarg, 1, 1 << 30); break;
         default: exit(1);
         }
     }
     if (options.port == 0 || optind != argc) {
         fprintf(stderr, "usage: load --port P [--connections N] [--size BYTES] [--inflight K] [--seconds S]\n"
-                        "            [--warm-up S] [--text] [--tls] [--deflate] [--server-pid PID]\n");
+                        "            [--warm-up S] [--text] [--tls] [--deflate] [--server-pid PID] [--slices]\n");
         exit(1);
     }
 }

@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
-from scenarios import CSHARP, DEDICATED, MODES, PLAIN, PYTHON, SHARED, TLS, TOPICS
+from scenarios import (ALONE, CORES, CORES_SHARED, CORES_TOPICS, CSHARP, DEDICATED, IDLE, MODES, NEED_TLS_AND_DEFLATE, PLAIN,
+                       PYTHON, SHARED, TLS, TOPICS)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -23,19 +25,42 @@ FACES_DLL = ROOT / "target" / "csharp" / "Faces" / "netcoreapp3.1" / "Faces.dll"
 FACES = {"csharp": "callbacks", "csharp, awaiting": "awaiting", "csharp, awaiting, never blocking": "never-blocking"}
 
 WS = HERE / "peers" / "ws.js"
+ECHO_PEERS_PY = HERE / "peers" / "python" / "echo.py"
 NODE_MODULES = BUILT / "ws" / "node_modules"
 PYTHON_LIBRARIES = ["websockets", "picows", "aiohttp", "socketify"]
 PYTHON_PEERS = BUILT / "python"
 KESTREL = BUILT / "kestrel" / "kestrel.dll"
-PEERS = ["tungstenite", "ws", *PYTHON_LIBRARIES, "kestrel"]
+# Those that are a program of their own, built here.
+PROGRAMS = {
+    "uws": BUILT / "uws",
+    "libwebsockets": BUILT / "libwebsockets",
+    "beast": BUILT / "beast",
+    "tungstenite": BUILT / "tungstenite" / "release" / "tungstenite-echo",
+    "fastwebsockets": BUILT / "fastwebsockets" / "release" / "fastwebsockets-echo",
+    "gorilla": BUILT / "gorilla",
+}
+PEERS = [*PROGRAMS, "ws", *PYTHON_LIBRARIES, "kestrel"]
+TLS_PEERS = ["tungstenite", "ws"]
+DEFLATE_PEERS = ["ws"]
+TOPICS_PEERS = [*PROGRAMS, "ws", "websockets", "socketify"]
 
 # Which server is ours in a mode that is not the C echo's.
-OURS = {PYTHON: "python", CSHARP: "csharp", TOPICS: "topics"}
+OURS = {PYTHON: "python", CSHARP: "csharp", TOPICS: "topics", CORES_TOPICS: "topics"}
 
 # The same with a backplane: with its subscribers where they are, and at another node than the publisher.
 ONE_NODE, TWO_NODES = "topics, Redis", "topics, Redis, 2 nodes"
+# Ours with a setting that only some modes have, added to its name.
+SETTINGS = {"2 threads": "threads=2", "poll.spin": "poll.spin=200us", "no io_uring": "io_uring=off"}
+SETTINGS_OF = {ALONE: ["poll.spin"], TOPICS: ["no io_uring"], **dict.fromkeys((CORES, CORES_SHARED, CORES_TOPICS), ["2 threads"])}
 # Ours in another way, beside OURS.
-VARIANTS = [ECHO_LEVEL_2, *FACES, ONE_NODE, TWO_NODES]
+VARIANTS = [ECHO_LEVEL_2, *FACES, ONE_NODE, TWO_NODES, *(f"{name}, {what}" for name in ("echo", "topics") for what in SETTINGS)]
+NOT_IN_RESULTS = [ECHO_LEVEL_2, ONE_NODE, TWO_NODES]
+# Modes that differ from another only in the load, or in SETTINGS.
+ALIKE = {ALONE: PLAIN, CORES: PLAIN, CORES_SHARED: SHARED, CORES_TOPICS: TOPICS}
+# These take as many cores as they find.
+CORES_PEERS = ["gorilla", "kestrel"]
+# The same once more, to see what noise looks like.
+AGAIN = " again"
 REDIS = ROOT / "target" / "test-env" / "brokers" / "usr" / "bin" / "redis-server"
 
 ENVIRONMENT = {
@@ -50,6 +75,17 @@ STOP_SECONDS_MAX = 10
 
 def command(name, mode):
     """What starts this server in this mode; None if it has no such mode."""
+    if name.endswith(AGAIN):
+        return command(name.removesuffix(AGAIN), mode)
+    if mode == IDLE:
+        return next((words for words in (command(name, one) for one in (PLAIN, PYTHON, CSHARP)) if words), None)
+    base, _, what = name.partition(", ")
+    if what in SETTINGS:
+        words = command(base, mode) if what in SETTINGS_OF.get(mode, ()) and base == ours(mode) else None
+        return words and [*words, "--set", SETTINGS[what]]
+    if mode in ALIKE:
+        is_single = mode in (CORES, CORES_SHARED, CORES_TOPICS) and base in PEERS and base not in CORES_PEERS
+        return None if what or is_single else command(name, ALIKE[mode])
     if mode == TOPICS:
         return topics_command(name)
     if mode in OURS:
@@ -64,14 +100,16 @@ def command(name, mode):
         return listening([str(ECHO)]) + ([] if mode == PLAIN else ["--set", f"deflate={mode}"])
     if name == ECHO_LEVEL_2:
         return [*command("echo", mode), "--set", "deflate.level=2"] if mode in (SHARED, DEDICATED) else None
-    if name == "tungstenite":
-        # Its releases know no permessage-deflate.
-        program = str(BUILT / "tungstenite" / "release" / "tungstenite-echo")
-        return listening([program, *certificate]) if mode in (PLAIN, TLS) else None
-    if name == "ws":
-        deflate = [] if mode in (PLAIN, TLS) else ["--deflate", mode]
-        return listening(["node", str(WS), *certificate, *deflate])
+    if name in PEERS and name not in PYTHON_LIBRARIES and name != "kestrel":
+        return peer_command(name, mode, certificate)
     return None
+
+
+def peer_command(name, mode, certificate):
+    if mode == TLS and name not in TLS_PEERS or mode in (SHARED, DEDICATED) and name not in DEFLATE_PEERS:
+        return None
+    deflate = ["--deflate", mode] if mode in (SHARED, DEDICATED) else []
+    return listening([*program(name), *certificate, *deflate])
 
 
 def binding_command(name, mode):
@@ -80,7 +118,7 @@ def binding_command(name, mode):
     if mode == CSHARP and name in FACES:
         return listening([str(dotnet()), str(FACES_DLL), FACES[name]])
     if mode == PYTHON and name in PYTHON_LIBRARIES:
-        return listening(python_peer(name))
+        return listening(program(name))
     if mode == CSHARP and name == "kestrel":
         return listening([str(dotnet()), str(KESTREL)])
     return None
@@ -89,13 +127,21 @@ def binding_command(name, mode):
 def topics_command(name):
     if name == OURS[TOPICS] or name in (ONE_NODE, TWO_NODES) and REDIS.exists():
         return listening([str(BUILT / "topics")])
-    return listening(python_peer(name, "--topic")) if name == "socketify" else None
+    return listening([*program(name), "--topic"]) if name in TOPICS_PEERS else None
 
 
-def python_peer(*words):
-    # socketify's library looks for libuv.
-    python = ["env", f"LD_LIBRARY_PATH={PYTHON_PEERS / 'libuv'}", str(PYTHON_PEERS / "bin" / "python")]
-    return [*python, str(HERE / "peers" / "python" / "echo.py"), *words]
+def program(name):
+    """What starts a peer that is not .NET's."""
+    if name in PYTHON_LIBRARIES:
+        # socketify's library looks for libuv.
+        libraries = debian_libraries(PYTHON_PEERS / "debian")
+        return ["env", f"LD_LIBRARY_PATH={libraries}", str(PYTHON_PEERS / "bin" / "python"), str(ECHO_PEERS_PY), name]
+    return ["node", str(WS)] if name == "ws" else [str(PROGRAMS[name])]
+
+
+def debian_libraries(folder):
+    """Where the libraries are in a folder that peers/debian has filled."""
+    return folder / "usr" / "lib" / sysconfig.get_config_var("MULTIARCH")
 
 
 def dotnet():
@@ -112,23 +158,31 @@ def listening(words):
     return [*words, "--listen", "127.0.0.1:0"]
 
 
-class Server:
-    """A server process on its core, from its line "listening on …" to SIGTERM."""
+class NotStarted(Exception):
+    """Says what is wrong with a server's start."""
 
-    def __init__(self, name, words, core):
+
+class Server:
+    """A server process on its cores, from its line "listening on …" to SIGTERM."""
+
+    def __init__(self, name, words, cores):
         self.name = name
-        self.process = subprocess.Popen(
-            words,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **ENVIRONMENT},
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-        )
+        try:
+            self.process = subprocess.Popen(
+                words,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **ENVIRONMENT},
+                preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            )
+        except OSError as error:
+            raise NotStarted(f"{words[0]}: {error.strerror}") from error
         ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS_MAX)
         line = self.process.stdout.readline() if ready else ""
         if not line.startswith("listening on "):
             self.process.kill()
-            sys.exit(f"{name} did not say `listening on …` but {line!r}: {' '.join(words)}")
+            self.process.wait()
+            raise NotStarted(f"said {line!r} and not `listening on …`")
         self.port = int(line.rsplit(":", 1)[1])
 
     def load_words(self):
@@ -149,14 +203,14 @@ class Server:
 class Nodes:
     """As many nodes as the name says and the Redis that joins them; their CPU time is one."""
 
-    def __init__(self, name, words, core):
+    def __init__(self, name, words, cores):
         self.name = name
         port = free_port()
         off = ["--save", "", "--appendonly", "no"]
         self.redis = subprocess.Popen([str(REDIS), "--bind", "127.0.0.1", "--port", str(port), *off],
-                                      stdout=subprocess.DEVNULL, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+                                      stdout=subprocess.DEVNULL, preexec_fn=lambda: os.sched_setaffinity(0, cores))
         words = [*words, "--set", f"backplane=redis://127.0.0.1:{port}"]
-        self.nodes = [Server(name, words, core) for _ in range(2 if name == TWO_NODES else 1)]
+        self.nodes = [Server(name, words, cores) for _ in range(2 if name == TWO_NODES else 1)]
 
     def load_words(self):
         pids = [self.redis.pid, *(node.process.pid for node in self.nodes)]
@@ -170,8 +224,8 @@ class Nodes:
         self.redis.wait(STOP_SECONDS_MAX)
 
 
-def start(name, words, core):
-    return (Nodes if name in (ONE_NODE, TWO_NODES) else Server)(name, words, core)
+def start(name, words, cores):
+    return (Nodes if name in (ONE_NODE, TWO_NODES) else Server)(name, words, cores)
 
 
 def free_port():
@@ -192,7 +246,7 @@ def build():
         build_program("topics", *folders, "-lfullduplex")
     if missing:
         print(f"no TLS and no compression: `apt-get install {' '.join(missing)}`", file=sys.stderr)
-        return [PLAIN, PYTHON, CSHARP, TOPICS]
+        return [mode for mode in MODES if mode not in NEED_TLS_AND_DEFLATE]
     make_certificate()
     return MODES
 

@@ -1,7 +1,8 @@
 // An echo server of npm's ws, to measure ours against. NODE_PATH says where ws is.
 //
-//     node ws.js [--listen 127.0.0.1:0] [--cert FILE --key FILE] [--deflate shared|dedicated]
+//     node ws.js [--listen 127.0.0.1:0] [--cert FILE --key FILE] [--deflate shared|dedicated] [--topic]
 //
+// --topic: everybody is in one topic, and what anybody says goes to all.
 // shared: no context is kept between messages, in either direction. dedicated: a window for each connection.
 // Compression has our default level, and no message is too small for it.
 
@@ -17,6 +18,7 @@ const { values: options } = parseArgs({
     cert: { type: 'string' },
     key: { type: 'string' },
     deflate: { type: 'string' },
+    topic: { type: 'boolean' },
   },
 });
 const compression = { threshold: 0, zlibDeflateOptions: { level: 1 } };
@@ -30,9 +32,12 @@ if (perMessageDeflate === undefined) throw new Error('--deflate shared or dedica
 const server = options.cert
   ? https.createServer({ cert: fs.readFileSync(options.cert), key: fs.readFileSync(options.key) })
   : http.createServer();
-const echo = new WebSocketServer({ server, perMessageDeflate, clientTracking: false });
+const echo = new WebSocketServer({ server, perMessageDeflate, clientTracking: options.topic === true });
 echo.on('connection', (socket) => {
-  socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
+  socket.on('message', (data, isBinary) => {
+    if (options.topic) echo.clients.forEach((client) => client.send(data, { binary: isBinary }));
+    else socket.send(data, { binary: isBinary });
+  });
   // The load generator says what went wrong; without a listener the process would end.
   socket.on('error', () => {});
 });

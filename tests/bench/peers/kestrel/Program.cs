@@ -3,7 +3,7 @@
 //     dotnet kestrel.dll [--listen 127.0.0.1:0]
 //
 // As its authors recommend for speed: no logging, the receive that allocates no result (ValueTask), and one buffer for each
-// connection that its messages come into and go out of.
+// connection that its messages come into and go out of, which grows with them.
 using System;
 using System.Net;
 using System.Net.WebSockets;
@@ -17,6 +17,7 @@ using Microsoft.AspNetCore.Http;
 static class Program
 {
     const int BufferBytes = 4096;
+    const int BufferBytesMax = 256 * 1024;
 
     static async Task Main(string[] arguments)
     {
@@ -70,6 +71,8 @@ static class Program
             }
             await socket.SendAsync(buffer.Slice(0, received.Count), received.MessageType, received.EndOfMessage,
                 CancellationToken.None);
+            if (!received.EndOfMessage && buffer.Length < BufferBytesMax)
+                buffer = new byte[2 * buffer.Length];
         }
     }
 }

@@ -1,13 +1,17 @@
 //! An echo server of tokio-tungstenite and rustls with ring, to measure ours against.
 //!
-//!     tungstenite-echo [--listen 127.0.0.1:0] [--cert FILE --key FILE]
+//!     tungstenite-echo [--listen 127.0.0.1:0] [--cert FILE --key FILE] [--topic]
+//!
+//! With --topic everybody is in one topic, and what anybody says goes to all: as in tokio-tungstenite's own chat, where a
+//! message's bytes are shared.
 //!
 //! One thread, as our server has one shard when it is measured. `forward` is how tokio-tungstenite's own example echoes:
 //! it flushes when no message is left to read, so several in flight share a write. It knows no permessage-deflate.
 
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use futures_channel::mpsc::{UnboundedSender, unbounded};
 use futures_util::{StreamExt, TryStreamExt, future};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -16,6 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::Message;
+
+/// What everybody hears: the ways to all connections.
+type Room = Arc<Mutex<Vec<UnboundedSender<Message>>>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -25,6 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         (None, None) => None,
         _ => return Err("--cert and --key come together".into()),
     };
+    let room = options.with_topic.then(Room::default);
     let mut stop = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(&options.listen).await?;
     println!("listening on {}", listener.local_addr()?);
@@ -35,13 +44,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
             _ = stop.recv() => return Ok(()),
         };
         stream.set_nodelay(true)?;
-        let acceptor = acceptor.clone();
+        let (acceptor, room) = (acceptor.clone(), room.clone());
         tokio::spawn(async move {
             match acceptor {
-                None => echo(stream).await,
+                None => serve(stream, room).await,
                 Some(acceptor) => {
                     if let Ok(stream) = acceptor.accept(stream).await {
-                        echo(stream).await
+                        serve(stream, room).await
                     }
                 }
             }
@@ -50,13 +59,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Until the peer is gone; why it went is the load generator's to judge.
-async fn echo<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, room: Option<Room>) {
     if let Ok(socket) = tokio_tungstenite::accept_async(stream).await {
         let (replies, messages) = socket.split();
-        let _ = messages
-            .try_filter(|message| future::ready(message.is_text() || message.is_binary()))
-            .forward(replies)
-            .await;
+        let messages = messages.try_filter(|message| future::ready(message.is_text() || message.is_binary()));
+        let Some(room) = room else {
+            let _ = messages.forward(replies).await;
+            return;
+        };
+        let (to_us, due) = unbounded();
+        room.lock().expect("nobody panics").push(to_us);
+        let publish = messages.try_for_each(|message| {
+            room.lock()
+                .expect("nobody panics")
+                .retain(|member| member.unbounded_send(message.clone()).is_ok());
+            future::ok(())
+        });
+        future::select(publish, due.map(Ok).forward(replies)).await;
     }
 }
 
@@ -76,18 +95,20 @@ struct Options {
     listen: String,
     cert: Option<String>,
     key: Option<String>,
+    with_topic: bool,
 }
 
 impl Options {
     fn read() -> Result<Self, String> {
-        let mut options = Self { listen: "127.0.0.1:0".into(), cert: None, key: None };
+        let mut options = Self { listen: "127.0.0.1:0".into(), cert: None, key: None, with_topic: false };
         let mut words = std::env::args().skip(1);
         while let Some(name) = words.next() {
-            let value = words.next().ok_or(format!("{name} needs a value"))?;
+            let mut value = || words.next().ok_or(format!("{name} needs a value"));
             match name.as_str() {
-                "--listen" => options.listen = value,
-                "--cert" => options.cert = Some(value),
-                "--key" => options.key = Some(value),
+                "--listen" => options.listen = value()?,
+                "--cert" => options.cert = Some(value()?),
+                "--key" => options.key = Some(value()?),
+                "--topic" => options.with_topic = true,
                 _ => return Err(format!("unknown option {name}")),
             }
         }
