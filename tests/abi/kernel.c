@@ -384,7 +384,7 @@ static void who_looks_for_news_keeps_time_and_hears_other_threads_and_the_stop(v
 {
     client c;
 
-    h = host_start("poll.spin = 1s\ntimeout.idle = 200ms\n", ON_USUAL, echo, NULL);
+    h = host_start("poll.spin = 1s\ntimeout.idle = 1s\n", ON_USUAL, echo, NULL);
     c = client_open(h->port);
     CHECK_STATUS(FDX_OK, fdx_send(h->server, host_await(h, FDX_EV_OPEN, 1).conn, FDX_TEXT, "from here", FDX_NTS, 0));
     CLIENT_EXPECT_TEXT(&c, "from here");
