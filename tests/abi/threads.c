@@ -293,7 +293,7 @@ static void bytes_for_a_dead_connection_are_not_counted_for_the_one_that_took_it
 {
     struct hammer hammer;
     pthread_t threads[SENDERS];
-    unsigned i, round, rounds = times(150, 10);
+    unsigned i, round, rounds = times(150, 3);
 
     memset(&hammer, 0, sizeof hammer);
     hammer.h = host_start("threads = 1\nsend.full = drop\nsend.limit = 64k\n", ON_OPEN | ON_CLOSE, NULL, NULL);
