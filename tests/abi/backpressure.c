@@ -251,6 +251,13 @@ static void one_slow_reader_does_not_keep_the_others_waiting(void)
 
 /* -- the other direction -------------------------------------------------------------------------- */
 
+/* It has heard of everything that this thread has asked for. */
+static void await_the_shard(void)
+{
+    CHECK_STATUS(FDX_OK, fdx_send(h->server, conn, FDX_TEXT, "and now", 7, 0));
+    CLIENT_EXPECT_TEXT(&slow, "and now");
+}
+
 static void a_paused_connection_says_nothing_until_it_is_resumed(void)
 {
     char text[16];
@@ -259,7 +266,7 @@ static void a_paused_connection_says_nothing_until_it_is_resumed(void)
     set_up(NULL);
     CHECK_STATUS(FDX_OK, fdx_pause(h->server, conn));
     CHECK_ANY2(FDX_OK, FDX_ALREADY, fdx_pause(h->server, conn));
-    sleep_ms(50);                           /* the shard has heard of it */
+    await_the_shard();
     for (i = 0; i < 100; i++) {
         snprintf(text, sizeof text, "%u", i);
         client_say(&slow, text);
@@ -326,7 +333,7 @@ static void a_peer_that_writes_into_a_pause_is_slowed_down_not_buffered(void)
 
     set_up(NULL);
     CHECK_STATUS(FDX_OK, fdx_pause(h->server, conn));
-    sleep_ms(50);
+    await_the_shard();
     soon.tv_sec = 0;
     soon.tv_usec = 300000;
     setsockopt(slow.fd, SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof soon);
