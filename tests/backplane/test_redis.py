@@ -270,8 +270,8 @@ def test_while_redis_is_paused_for_five_seconds_no_shard_waits_and_all_comes_aft
             redis.resume()
     took.sort()
     print(f"{len(took)} echoes: half within {took[len(took) // 2] * 1000:.1f} ms, the slowest took {took[-1] * 1000:.1f} ms")
-    # A machine that is busy with other tests may hold up one in a hundred.
-    assert took[len(took) * 99 // 100] < 0.05 and took[-1] < 1
+    # A machine that is busy with other tests may hold up some; a shard that waits for Redis holds up all, or one for long.
+    assert took[len(took) // 2] < 0.05 and took[-1] < 2.5
     audience.wait_until_heard([at_a, at_b], "ann", [ann.said - 1])
     assert at_a.numbers["ann"] == at_b.numbers["ann"] == list(range(ann.said))
     audience.wait_until(lambda: len(far.heard) == 400, "the large messages have come")

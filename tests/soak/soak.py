@@ -141,9 +141,10 @@ class Soak:
             Target("chat", chat.port, path="/chat", echoes=False, has_page=True),
             Target("replaced", self.replaced.port, is_replaced=True),
         ]
+        # Before anybody has connected: who has got all of an answer may be gone before the server is.
+        self.descriptors = {server: server.descriptors() for server in self.steady}
         for server in self.servers:
             server.ask()
-        self.descriptors = {server: server.descriptors() for server in self.steady}
         names = [server.name for server in self.servers]
         columns = [f"{name} {what}" for name in names for what in ("conns", "msgs", "RSS KiB", "anon KiB", "fds", "CPU %")]
         print("seconds", "phase", *columns, sep="\t", file=self.table, flush=True)
