@@ -317,14 +317,18 @@ impl Engine {
 
     /// The round trip in microseconds, if this answers a Ping of ours; else 0.
     pub(super) fn ponged(&mut self, slot: Slot, payload: &[u8]) -> u64 {
-        let connection = &mut self.connections[slot as usize];
+        let entry = entry_of(&self.entries, slot);
         // Our Pings carry the time they left.
         let left_at = payload.try_into().map(|bytes| Time(u64::from_be_bytes(bytes)));
-        let answered = left_at.ok().filter(|&at| connection.pinged_at <= at && at <= self.now);
+        let answered = left_at.ok().filter(|&at| entry.opened_us.get() <= at.0 && at <= self.now);
         let Some(left_at) = answered else { return 0 };
-        connection.pinged_at = Time::NEVER;
+        let connection = &mut self.connections[slot as usize];
+        // Another may have left after this one, and its clock run.
+        if connection.pinged_at <= left_at {
+            connection.pinged_at = Time::NEVER;
+        }
         let rtt = (self.now.since(left_at).as_micros() as u64).max(1);
-        self.entry(slot).rtt_us.store(u32::try_from(rtt).unwrap_or(u32::MAX), Relaxed);
+        entry.rtt_us.store(u32::try_from(rtt).unwrap_or(u32::MAX), Relaxed);
         rtt
     }
 }

@@ -71,7 +71,7 @@ on_every_driver! {
         scene.empties();
     }
 
-    fn an_answer_to_any_of_several_pings_counts<W: World>() {
+    fn the_answer_to_each_of_several_pings_is_measured<W: World>() {
         let mut scene = Scene::<W>::new(&[("ping.interval", "10s"), ("ping.timeout", "25s")]);
         let client = scene.open(Dialect::Rfc6455);
         for _ in 0..4 {
@@ -80,11 +80,54 @@ on_every_driver! {
             scene.passes(seconds(10));
             let second = ping_of(&mut scene, client);
             scene.says(client, &[peer::pong(&first), peer::pong(&second)].concat());
+            scene.is_told(client, &[Told::Pong(true), Told::Pong(true)]);
+        }
+    }
+
+    fn an_answer_that_comes_when_the_next_ping_is_due_is_measured<W: World>() {
+        let mut scene = Scene::<W>::new(&[("ping.interval", "10s"), ("ping.timeout", "25s")]);
+        let client = scene.open(Dialect::Rfc6455);
+        for _ in 0..4 {
+            scene.passes(seconds(10));
+            let first = ping_of(&mut scene, client);
+            scene.jumps(seconds(11));
+            scene.says(client, &peer::pong(&first));
             scene.is_told(client, &[Told::Pong(true)]);
-            scene.settles();
-            scene.until("the second is told", |_| true);
-            let told = Told::Pong(false);
-            scene.is_told(client, &[told]);
+            let second = ping_of(&mut scene, client);
+            scene.says(client, &peer::pong(&second));
+            scene.is_told(client, &[Told::Pong(true)]);
+        }
+    }
+
+    fn an_answer_of_someone_who_talks_meanwhile_is_measured_however_long_it_takes<W: World>() {
+        let mut scene = Scene::<W>::new(&[("ping.interval", "10s"), ("ping.timeout", "25s")]);
+        let client = scene.open(Dialect::Rfc6455);
+        scene.passes(seconds(10));
+        let first = ping_of(&mut scene, client);
+        for _ in 0..3 {
+            scene.passes(seconds(5));
+            scene.says(client, &peer::text("busy"));
+            scene.is_told(client, &[Told::Text("busy".to_string())]);
+            scene.hears(client, &[said("busy")]);
+            scene.passes(seconds(5));
+            ping_of(&mut scene, client);
+        }
+        scene.says(client, &peer::pong(&first));
+        scene.is_told(client, &[Told::Pong(true)]);
+        // What comes next is not answered.
+        scene.passes(seconds(10));
+        scene.passes(seconds(26));
+        scene.is_told(client, &[Told::Closed(1006, ClosedBy::Timeout)]);
+    }
+
+    fn a_pong_that_nobody_asked_for_measures_nothing<W: World>() {
+        let mut scene = Scene::<W>::new(&[("ping.interval", "10s")]);
+        let client = scene.open(Dialect::Rfc6455);
+        scene.passes(seconds(10));
+        ping_of(&mut scene, client);
+        for payload in [&[][..], b"beat", &[0; 8], &[0xff; 8], &[0; 9]] {
+            scene.says(client, &peer::pong(payload));
+            scene.is_told(client, &[Told::Pong(false)]);
         }
     }
 
