@@ -30,7 +30,7 @@ static void what_is_known_of_a_connection_is_true(void)
 
 static void the_round_trip_is_measured_by_pings_of_the_library(void)
 {
-    host *h = host_start("ping.interval = 300ms\nping.timeout = 5s\n", ON_USUAL, NULL, NULL);
+    host *h = host_start("ping.interval = 300ms\nping.timeout = 60s\n", ON_USUAL, NULL, NULL);
     client c = client_open(h->port);
     fdx_conn conn = host_await(h, FDX_EV_OPEN, 1).conn;
     fdx_conn_info info = new_conn_info();

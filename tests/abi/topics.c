@@ -348,17 +348,20 @@ static void a_slow_subscriber_is_counted_by_high_water_then_dropped_and_a_drain_
 
     h = host_start("send.high_water = 64k\nsend.low_water = 16k\nsend.limit = 256k\nsend.full = drop\n", ON_USUAL, NULL, NULL);
     slow = slow_member_in(1, "tea");
-    do {                                /* until it is full and nothing has moved for a while */
+    quick = member_open(2);
+    do {                                /* until nothing has moved for a while, in which the shard did run */
         before = queued;
         publish_until_dropped(&queued, &high_water, &dropped);
         sleep_ms(50);
+        CHECK_STATUS(FDX_OK, fdx_send(h->server, quick.conn, FDX_TEXT, "not yet", 7, 0));
+        CLIENT_EXPECT_TEXT(&quick.c, "not yet");
         CHECK_STATUS(FDX_OK, fdx_conn_get_info(h->server, slow.conn, &info));
     } while (queued != before || info.queued_bytes <= 256 * 1024 - MESSAGE_LEN);
     CHECK(high_water > 0);
     /* Some may have been dropped because the shard was behind, before its connection was. */
     CHECK(info.dropped > 0 && info.dropped <= dropped);
     CHECK(info.queued_bytes <= 256 * 1024 + 16);
-    quick = member_in(2, "tea");
+    CHECK_STATUS(FDX_OK, fdx_subscribe(h->server, quick.conn, "tea", FDX_NTS));
     CHECK_OUTCOME(1, 0, 1, publish_bytes("tea", FDX_BINARY, zeros, sizeof zeros, 0, 0));
     CLIENT_EXPECT(&quick.c, OP_BINARY, zeros, sizeof zeros);
     drains = host_count(h, FDX_EV_DRAIN);

@@ -245,10 +245,12 @@ def test_a_broadcast_waits_for_nobody(run, full, stays, caplog):
 def test_while_the_loop_is_blocked_no_peer_is_taken_for_dead_and_memory_stays_bounded(run):
     """Times are some hundredths of the defaults, so two seconds are what some minutes are to them."""
     poured = peers.masked(b"x" * 1000) * 30_000
+    blocked = threading.Event()
 
     async def handler(ws):
         async for message in ws:
             if message == "block":
+                blocked.set()
                 time.sleep(2)
             elif message == "hello":
                 await ws.send(message)
@@ -260,9 +262,12 @@ def test_while_the_loop_is_blocked_no_peer_is_taken_for_dead_and_memory_stays_bo
             flood = await in_thread(peers.connect, server.port)
             await asyncio.sleep(0.1)
             before = resident_bytes()
-            pouring = in_thread(peers.pour, flood, poured, 0.7)
-            await in_thread(clients[0].send, "block")
-            taken = await pouring
+
+            def pour():
+                clients[0].send("block")
+                assert blocked.wait(20)
+                return peers.pour(flood, poured, 0.7)
+            taken = await in_thread(pour)
             assert taken < len(poured) / 2, "it was not held up"
             assert resident_bytes() - before < 20 << 20
             assert len(server.connections) == 11
