@@ -1012,7 +1012,7 @@ static void *read_to_the_end(void *argument)
 }
 
 /* What is published waits in memory until the shard comes to it, so the reader is waited for: a shard
-   that is not let run for 100 ms would be 2 MiB behind. */
+ * that is not let run for 100 ms would be 2 MiB behind. */
 static void join_and_leave(fdx_conn conn, unsigned from, unsigned count, const reader *r)
 {
     char topic[32];
